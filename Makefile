@@ -1,0 +1,87 @@
+# Everything here works on a bare machine with Python >= 3.11: the first target that needs packages makes .venv.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: bench load-test help run test test-sqlite test-postgres faults lint format lock clean
+MAKEFLAGS += --no-print-directory
+
+# The first that is new enough: `make PYTHON=…` overrules it.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
+
+BIN := .venv/bin
+PY := $(BIN)/python
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet --require-hashes
+PRODUCTION := $(PY) -m tests.production_env $(CURDIR)/$(PY)
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: .venv/.prod ## Start a demo at 127.0.0.1:8000 (HOST, PORT, DATABASE_URL, REDIS_URL and AIPROXY_* are honoured)
+	@exec $(PY) manage.py quickstart
+
+# The two runs share nothing but the machine, and wait more than they compute.
+test: .venv/.dev ## Run every test on SQLite, those of the database also on PostgreSQL, and show the coverage
+	@$(BIN)/coverage erase
+	@echo "Testing on SQLite and on PostgreSQL at once; the output of each comes when it is done."
+	@$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),-Otarget) test-sqlite test-postgres
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
+test-sqlite: .venv/.dev
+	@$(BIN)/coverage run -m pytest --database sqlite $(PYTEST_ARGS)
+
+test-postgres: .venv/.dev
+	@$(BIN)/coverage run -m pytest --database postgres $(PYTEST_ARGS)
+
+SECONDS ?= 60
+faults: .venv/.dev ## Break everything at random under load, and count every row (SECONDS=60, SEED=random)
+	@$(PY) -m faults --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+lint: .venv/.dev ## Check style, types, import directions, migrations and production settings
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(PRODUCTION) -m mypy
+	$(BIN)/lint-imports
+	$(PRODUCTION) manage.py makemigrations --check --dry-run
+	$(PRODUCTION) manage.py check --deploy --fail-level WARNING
+
+bench: .venv/.dev ## Measure this service beside nginx and its peers (QUICK=1: in about two minutes; BENCH_ARGS)
+	@$(PY) -m benchmarks.run $(BENCH_ARGS)
+
+load-test: .venv/.dev ## Run the specification's load test here (BASE and KEY: against a running service on loopback)
+	@BASE="$(BASE)" KEY="$(KEY)" $(PY) -m benchmarks.load --scenario specification
+
+format: .venv/.dev ## Put the code in order
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# Hashes of every platform's files, and no address of an index: the files hold wherever packages come from.
+lock: .venv/.dev ## Pin requirements/*.in anew (UPGRADE=1: to the newest versions)
+	cd requirements && for name in base prod dev; do \
+		../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+			--no-header $(if $(UPGRADE),--upgrade) --output-file $$name.txt $$name.in || exit 1; done
+
+clean: ## Remove what the commands above made, but for .env and var/ (the demo's secrets and data)
+	rm -rf .venv .coverage .coverage.* htmlcov staticfiles .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "aiproxy needs Python 3.11 or newer, and none is on the PATH:" \
+		"install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments:" \
+		"install its venv package (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@echo "Making .venv with $$($(PYTHON) --version) …"
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+	@echo "$(CURDIR)" > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/checkout.pth"
+
+.venv/.prod: requirements/prod.txt | .venv/bin/python
+	@echo "Installing requirements/prod.txt …"
+	@$(PIP) -r requirements/prod.txt
+	@touch $@
+
+.venv/.dev: requirements/dev.txt | .venv/bin/python
+	@echo "Installing requirements/dev.txt …"
+	@$(PIP) -r requirements/dev.txt
+	@touch $@

@@ -1,0 +1,270 @@
+"""Owns how staff see accounts.
+
+No password, hash or verifier is shown, searched or filtered by; a new proxy key is shown once.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.contrib.auth.forms import AdminUserCreationForm
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from accounts import keys
+from accounts.epoch import EpochNotPublished
+from accounts.hashers import HashingBusy
+from accounts.models import Plan, ProxyKey, SignIn, User
+
+if TYPE_CHECKING:
+    PlanModelAdmin = admin.ModelAdmin[Plan]
+    KeyModelAdmin = admin.ModelAdmin[ProxyKey]
+    SignInModelAdmin = admin.ModelAdmin[SignIn]
+    UserModelAdmin = DjangoUserAdmin[Any]  # the stubs ask for an AbstractUser; Django does not
+    Mixin = admin.ModelAdmin[Any]
+    UserModelForm = forms.ModelForm[User]
+else:
+    PlanModelAdmin = KeyModelAdmin = SignInModelAdmin = admin.ModelAdmin
+    UserModelAdmin = DjangoUserAdmin
+    Mixin = object
+    UserModelForm = forms.ModelForm
+
+
+class TellsStaff(Mixin):
+    """A change that was saved but not published, or refused for load, is a message on the page, not an error page."""
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            return super().changeform_view(request, *args, **kwargs)
+        except (EpochNotPublished, HashingBusy) as error:
+            return self._explain(request, error)
+
+    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            return super().changelist_view(request, *args, **kwargs)
+        except EpochNotPublished as error:
+            return self._explain(request, error)
+
+    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            return super().delete_view(request, *args, **kwargs)
+        except EpochNotPublished as error:
+            return self._explain(request, error)
+
+    def _explain(self, request: HttpRequest, error: Exception) -> HttpResponse:
+        text = str(error) or "Too many passwords and keys are being checked. Nothing was saved: try again."
+        self.message_user(request, text, messages.ERROR)
+        return HttpResponseRedirect(request.get_full_path())
+
+
+@admin.register(Plan)
+class PlanAdmin(TellsStaff, PlanModelAdmin):
+    list_display = ["code", "name", "rpm", "tpm", "max_parallel", "max_api_keys", "max_proxy_keys"]
+    search_fields = ["code", "name"]
+    show_full_result_count = False
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Plan | None = None) -> list[str]:
+        return ["code"] if obj else []  # users refer to it
+
+
+class NewUserForm(AdminUserCreationForm):
+    class Meta:
+        model = User
+        fields = ["email"]
+
+    def clean_email(self) -> str:
+        return User.objects.normalize_email(self.cleaned_data["email"])
+
+
+class UserForm(UserModelForm):
+    class Meta:
+        model = User
+        # all that the fieldsets offer; not the password, which has a form of its own
+        fields = [
+            "email",
+            "name",
+            "plan",
+            "email_verified",
+            "is_active",
+            "is_staff",
+            "is_superuser",
+            "groups",
+            "user_permissions",
+        ]
+
+    def clean_email(self) -> str:
+        return User.objects.normalize_email(self.cleaned_data["email"])
+
+
+@admin.register(User)
+class UserAdmin(TellsStaff, UserModelAdmin):
+    add_form = NewUserForm
+    form = UserForm
+    list_display = ["email", "name", "plan", "is_active", "is_staff", "email_verified", "created_at", "last_login"]
+    list_filter = ["is_active", "is_staff", "email_verified", "plan"]
+    list_select_related = ["plan"]
+    search_fields = ["email", "name", "id"]
+    ordering = ["-created_at"]
+    date_hierarchy = "created_at"
+    show_full_result_count = False
+    actions = ["disable", "enable"]
+    readonly_fields = ["id", "created_at", "last_login", "password_form"]
+    filter_horizontal = ["groups", "user_permissions"]
+    fieldsets = [
+        (None, {"fields": ["id", "email", "name", "plan", "email_verified", "password_form"]}),
+        ("Access", {"fields": ["is_active", "is_staff", "is_superuser", "groups", "user_permissions"]}),
+        ("Dates", {"fields": ["created_at", "last_login"]}),
+    ]
+    add_fieldsets = [(None, {"fields": ["email", "usable_password", "password1", "password2"]})]
+
+    @admin.display(description="Password")
+    def password_form(self, obj: User) -> SafeString:
+        """In place of Django's summary, which shows parts of the hash."""
+        return format_html('<a href="{}">Set a new one</a> (revokes their proxy keys)', "../password/")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> list[str]:
+        """Only a superuser hands out power: staff who may edit users must not make themselves one."""
+        power = [] if _is_superuser(request) else ["is_staff", "is_superuser", "groups", "user_permissions"]
+        return [*self.readonly_fields, *power]
+
+    def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        if obj is not None and obj.is_superuser and not _is_superuser(request):
+            return False  # a new password for a superuser would make them one
+        return super().has_change_permission(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        if obj is not None and obj.is_superuser and not _is_superuser(request):
+            return False
+        return super().has_delete_permission(request, obj)
+
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        try:
+            return super().user_change_password(request, id, form_url)
+        except (EpochNotPublished, HashingBusy) as error:
+            return self._explain(request, error)
+
+    @admin.action(description="Disable: refuse their tokens and proxy keys at once", permissions=["change"])
+    def disable(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        for user in self._changeable(request, queryset):
+            user.disable()
+            self.log_change(request, user, "Disabled.")
+
+    @admin.action(description="Enable again", permissions=["change"])
+    def enable(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        for user in self._changeable(request, queryset):
+            user.enable()
+            self.log_change(request, user, "Enabled.")
+
+    def _changeable(self, request: HttpRequest, queryset: QuerySet[User]) -> list[User]:
+        return [user for user in queryset if self.has_change_permission(request, user)]
+
+
+def _is_superuser(request: HttpRequest) -> bool:
+    return bool(getattr(request.user, "is_superuser", False))
+
+
+class StatusFilter(admin.SimpleListFilter):
+    title = "status"
+    parameter_name = "status"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("live", "Live"), ("expired", "Expired"), ("revoked", "Revoked")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.value() == "revoked":
+            return queryset.exclude(revoked_at=None)
+        if self.value() == "expired":
+            return queryset.filter(revoked_at=None, expires_at__lte=timezone.now())
+        if self.value() == "live":
+            return queryset.filter(revoked_at=None).exclude(expires_at__lte=timezone.now())
+        return queryset
+
+
+@admin.register(ProxyKey)
+class ProxyKeyAdmin(TellsStaff, KeyModelAdmin):
+    list_display = ["key_prefix", "name", "user", "status", "created_at", "last_used_at", "expires_at"]
+    list_filter = [StatusFilter]
+    list_select_related = ["user"]
+    search_fields = ["key_prefix", "name", "user__email", "id"]
+    date_hierarchy = "created_at"
+    show_full_result_count = False
+    autocomplete_fields = ["user"]
+    actions = ["revoke"]
+    readonly_fields = ["id", "key_prefix", "status", "created_at", "last_used_at", "revoked_at"]
+    fieldsets = [
+        (None, {"fields": ["id", "key_prefix", "status", "user", "name"]}),
+        ("Limits", {"fields": ["rpm", "tpm", "max_parallel", "max_tokens", "allowed_models", "ip_allowlist"]}),
+        ("Dates", {"fields": ["created_at", "last_used_at", "expires_at", "revoked_at"]}),
+    ]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: ProxyKey | None = None) -> list[str]:
+        # its verifier names its owner: with another one it would open nothing
+        return [*self.readonly_fields, "user"] if obj else list(self.readonly_fields)
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:  # type: ignore[override]
+        if lookup.partition("__")[0] in ("key_hash", "verifier") or "password" in lookup:
+            return False  # a filter by the beginning of a hash reads it, one character at a time
+        return super().lookup_allowed(lookup, value, request)
+
+    def has_change_permission(self, request: HttpRequest, obj: ProxyKey | None = None) -> bool:
+        if obj is not None and obj.revoked_at is not None:
+            return False
+        return super().has_change_permission(request, obj)
+
+    def save_model(self, request: HttpRequest, obj: ProxyKey, form: Any, change: bool) -> None:
+        if change:
+            super().save_model(request, obj, form, change)
+        else:
+            request.new_proxy_key = keys.issue_row(obj)  # type: ignore[attr-defined]
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            return super().changeform_view(request, *args, **kwargs)
+        except (keys.PlanLimitReached, keys.AccountChanged) as error:
+            self.message_user(request, str(error) or "That account is disabled.", messages.ERROR)
+            return HttpResponseRedirect(request.get_full_path())
+
+    def response_add(self, request: HttpRequest, obj: ProxyKey, post_url_continue: str | None = None) -> HttpResponse:
+        """A page of its own, not a message: messages travel in a cookie, and may rest in the session's row."""
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Proxy key made",
+            "opts": self.opts,
+            "proxy_key": obj,
+            "key": request.new_proxy_key,  # type: ignore[attr-defined]
+        }
+        return TemplateResponse(request, "accounts/proxy_key_made.html", context, headers={"Cache-Control": "no-store"})
+
+    @admin.action(description="Revoke, for good", permissions=["change"])
+    def revoke(self, request: HttpRequest, queryset: QuerySet[ProxyKey]) -> None:
+        for row in queryset.filter(revoked_at=None):
+            self.log_change(request, row, "Revoked.")
+        count = ProxyKey.objects.filter(pk__in=queryset.values("pk")).revoke()
+        self.message_user(request, f"{count} revoked.", messages.SUCCESS)
+
+
+@admin.register(SignIn)
+class SignInAdmin(SignInModelAdmin):
+    """Where somebody is signed in; ending one ends its tokens."""
+
+    list_display = ["user", "created_at", "expires_at", "ended_at"]
+    list_select_related = ["user"]
+    search_fields = ["user__email"]
+    date_hierarchy = "created_at"
+    show_full_result_count = False
+    actions = ["end"]
+    fields = ["id", "user", "created_at", "expires_at", "ended_at"]
+    readonly_fields = ["id", "user", "created_at", "expires_at", "ended_at"]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    @admin.action(description="End: refuse their tokens at once", permissions=["change"])
+    def end(self, request: HttpRequest, queryset: QuerySet[SignIn]) -> None:
+        count = queryset.filter(ended_at=None).update(ended_at=timezone.now())
+        self.message_user(request, f"{count} ended.", messages.SUCCESS)

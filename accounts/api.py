@@ -1,0 +1,187 @@
+"""Owns the HTTP face of accounts: sign-up, sign-in, the own account, proxy keys. Rules live in the models."""
+
+from typing import Any
+
+from django.contrib.auth import logout, update_session_auth_hash
+from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
+from rest_framework import generics, status
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated, ValidationError
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.serializers import BaseSerializer
+from rest_framework_simplejwt.tokens import Token
+
+from accounts import keys, tokens
+from accounts.authentication import CHALLENGE
+from accounts.errors import Conflict
+from accounts.lockout import check_password
+from accounts.models import ProxyKey, User
+from accounts.pagination import Keyset
+from accounts.serializers import (
+    LoginSerializer,
+    LogoutSerializer,
+    PasswordSerializer,
+    ProxyKeySerializer,
+    RefreshSerializer,
+    SignupSerializer,
+    UserSerializer,
+)
+from accounts.throttles import KeyThrottle, LoginThrottle, PasswordThrottle, SignupThrottle
+
+
+def _secret_response(data: dict[str, Any], status_code: int = status.HTTP_200_OK) -> Response:
+    """An answer that holds a token or a key: nothing between us and the client may keep it."""
+    return Response(data, status=status_code, headers={"Cache-Control": "no-store"})
+
+
+def _signed_in(request: Request, user: User, pair: tokens.Pair) -> dict[str, Any]:
+    shown = UserSerializer(user, context={"request": request}).data
+    return {"user": shown, "token": pair.token, "refresh": pair.refresh}
+
+
+def _validated(view: generics.GenericAPIView[Any], request: Request) -> dict[str, Any]:
+    serializer = view.get_serializer(data=request.data)
+    serializer.is_valid(raise_exception=True)
+    data: dict[str, Any] = serializer.validated_data
+    return data
+
+
+class Open(generics.GenericAPIView[Any]):
+    """For whoever is not signed in yet; a stale token that comes along does no harm."""
+
+    authentication_classes: list[type[BaseAuthentication]] = []
+    permission_classes = [AllowAny]
+
+    def get_authenticate_header(self, request: Request) -> str:
+        return CHALLENGE  # without one DRF would answer 403 instead of 401
+
+
+class Signup(Open):
+    serializer_class = SignupSerializer
+    throttle_classes = [SignupThrottle]
+
+    def post(self, request: Request) -> Response:
+        data = _validated(self, request)
+        taken = Conflict({"email": ["There is an account with this e-mail address. Sign in instead."]})
+        if User.objects.filter(email=data["email"]).exists():
+            raise taken
+        try:
+            with transaction.atomic():
+                user = User.objects.create_user(data["email"], data["password"])
+        except IntegrityError as error:
+            raise taken from error
+        return _secret_response(_signed_in(request, user, tokens.sign_in(user)), status.HTTP_201_CREATED)
+
+
+class Login(Open):
+    serializer_class = LoginSerializer
+    throttle_classes = [LoginThrottle]
+
+    def post(self, request: Request) -> Response:
+        data = _validated(self, request)
+        user = check_password(request, data["email"], data["password"])
+        if user is None:
+            raise AuthenticationFailed("Wrong e-mail address or password.")
+        return _secret_response(_signed_in(request, user, tokens.sign_in(user)))
+
+
+class Refresh(Open):
+    serializer_class = RefreshSerializer
+    throttle_classes = [LoginThrottle]
+
+    def post(self, request: Request) -> Response:
+        _, pair = tokens.rotate(_validated(self, request)["refresh"])
+        return _secret_response({"token": pair.token, "refresh": pair.refresh})
+
+
+class Logout(generics.GenericAPIView[Any]):
+    """Ends the sign-in of the access token, of the refresh token in the body, and the browser's session."""
+
+    serializer_class = LogoutSerializer
+    permission_classes = [AllowAny]
+
+    def post(self, request: Request) -> Response:
+        refresh = _validated(self, request).get("refresh")
+        if not (refresh or request.user.is_authenticated):
+            raise NotAuthenticated("Send the access token, or the refresh token as `refresh`.")
+        if refresh:
+            tokens.end_by_refresh(refresh)
+        if isinstance(request.auth, Token):
+            tokens.end_by_access(request.auth)
+        elif request.user.is_authenticated:
+            logout(request)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class Me(generics.RetrieveUpdateAPIView[User]):
+    serializer_class = UserSerializer
+    http_method_names = ["get", "patch", "head", "options"]
+
+    def get_object(self) -> User:
+        assert isinstance(self.request.user, User)
+        return self.request.user
+
+    def perform_update(self, serializer: BaseSerializer[User]) -> None:
+        user = self.get_object()
+        for name, value in serializer.validated_data.items():
+            setattr(user, name, value)
+        user.save(update_fields=list(serializer.validated_data))
+
+
+class Password(generics.GenericAPIView[Any]):
+    serializer_class = PasswordSerializer
+    throttle_classes = [PasswordThrottle]
+
+    def post(self, request: Request) -> Response:
+        data = _validated(self, request)
+        assert isinstance(request.user, User)
+        user = check_password(request, request.user.email, data["current"])
+        if user is None:
+            raise ValidationError({"current": ["Wrong password."]})
+        revoked = user.change_password(data["new"])
+        if not isinstance(request.auth, Token) and request.session.session_key:
+            update_session_auth_hash(request, user)  # keeps the browser that did it signed in
+        answer = _signed_in(request, user, tokens.sign_in(user))
+        return _secret_response({**answer, "proxy_keys_revoked": revoked})
+
+
+class ProxyKeyGenerate(generics.GenericAPIView[ProxyKey]):
+    serializer_class = ProxyKeySerializer
+    throttle_classes = [KeyThrottle]
+
+    def post(self, request: Request) -> Response:
+        assert isinstance(request.user, User)
+        row, key = keys.issue(request.user, **_validated(self, request))
+        return _secret_response({**self.get_serializer(row).data, "key": key}, status.HTTP_201_CREATED)
+
+
+class OwnProxyKeys(generics.GenericAPIView[ProxyKey]):
+    """Somebody else's key is no key at all: 404."""
+
+    serializer_class = ProxyKeySerializer
+
+    def get_queryset(self) -> QuerySet[ProxyKey]:
+        assert isinstance(self.request.user, User)
+        return ProxyKey.objects.filter(user=self.request.user).select_related("user__plan")
+
+
+class ProxyKeyList(OwnProxyKeys, generics.ListAPIView[ProxyKey]):
+    pagination_class = Keyset
+
+
+class ProxyKeyDetail(OwnProxyKeys, generics.RetrieveUpdateDestroyAPIView[ProxyKey]):
+    lookup_field = "id"
+    http_method_names = ["get", "patch", "delete", "head", "options"]
+
+    def perform_update(self, serializer: BaseSerializer[ProxyKey]) -> None:
+        assert isinstance(serializer.instance, ProxyKey)
+        try:
+            serializer.instance.change(**serializer.validated_data)
+        except keys.KeyRevoked as error:
+            raise Conflict(str(error)) from error
+
+    def perform_destroy(self, instance: ProxyKey) -> None:
+        instance.revoke()

@@ -1,0 +1,110 @@
+"""Owns how passwords and proxy keys are hashed: Argon2id at OWASP's parameters (Password Storage Cheat Sheet: 19 MiB,
+t=2, p=1), a few at a time. Never to be called on the event loop: one run takes tens of milliseconds.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import argon2
+from django.contrib.auth.hashers import Argon2PasswordHasher
+
+_log = logging.getLogger(__name__)
+
+TIME_COST = 2
+MEMORY_COST = 19 * 1024  # KiB
+PARALLELISM = 1
+_LONGEST_HASH = 64
+
+_key_hasher = argon2.PasswordHasher(time_cost=TIME_COST, memory_cost=MEMORY_COST, parallelism=PARALLELISM)
+
+
+class HashingBusy(Exception):
+    """Too many hashes are waiting for their turn."""
+
+    retry_after = 2  # seconds
+
+
+class Turns:
+    """Lets `slots` callers run at once and `queue` wait, for `patience` seconds at most; all others are refused."""
+
+    def __init__(self, slots: int, queue: int, *, patience: float) -> None:
+        self._room = threading.BoundedSemaphore(slots + queue)
+        self._slots = threading.BoundedSemaphore(slots)
+        self._patience = patience
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        if not self._room.acquire(blocking=False):
+            raise HashingBusy
+        try:
+            if not self._slots.acquire(timeout=self._patience):
+                raise HashingBusy
+            try:
+                yield
+            finally:
+                self._slots.release()
+        finally:
+            self._room.release()
+
+
+# One core each: more at once would only be slower, and each holds 19 MiB. The queue is about two seconds of work.
+_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+turns = Turns(_cores, 32 * _cores, patience=10)
+
+
+class Argon2id(Argon2PasswordHasher):
+    time_cost = TIME_COST
+    memory_cost = MEMORY_COST
+    parallelism = PARALLELISM
+
+    def encode(self, password: str, salt: str) -> str:
+        with turns.turn():
+            return super().encode(password, salt)
+
+    def verify(self, password: str, encoded: str) -> bool:
+        with turns.turn():
+            if _affordable(encoded.removeprefix("argon2")):
+                return super().verify(password, encoded)
+            _log.error("A stored password hash asks for more than our own parameters, or is damaged: refused.")
+            # the same time as a wrong password, so that the refusal cannot be told from one
+            super().encode(password, self.salt())
+            return False
+
+    def must_update(self, encoded: str) -> bool:
+        try:
+            return super().must_update(encoded)
+        except (argon2.exceptions.InvalidHashError, ValueError):
+            return True
+
+
+def _affordable(encoded: str) -> bool:
+    """Whether a stored PHC string costs no more to check than one of ours: whoever can write a row must not
+    be able to make us spend 4 GiB on it."""
+    try:
+        asked = argon2.extract_parameters(encoded)
+    except argon2.exceptions.InvalidHashError:
+        return False
+    return (
+        asked.type is argon2.Type.ID
+        and asked.time_cost <= TIME_COST
+        and asked.memory_cost <= MEMORY_COST
+        and asked.parallelism <= PARALLELISM
+        and asked.hash_len <= _LONGEST_HASH
+    )
+
+
+def hash_key(key: str) -> str:
+    """A PHC string (`$argon2id$…`) of a proxy key."""
+    with turns.turn():
+        return _key_hasher.hash(key)
+
+
+def check_key(key: str, encoded: str) -> bool:
+    with turns.turn():
+        try:
+            return _affordable(encoded) and _key_hasher.verify(encoded, key)
+        except argon2.exceptions.VerificationError:
+            return False

@@ -1,0 +1,124 @@
+"""Owns what the accounts API takes and shows. No hash, verifier or password is ever among what it shows."""
+
+from typing import Any
+
+from django.contrib.auth.password_validation import validate_password
+from django.core.exceptions import ValidationError as DjangoValidationError
+from django.utils import timezone
+from rest_framework import serializers
+
+from accounts.models import Plan, ProxyKey, User
+from accounts.scope import MOST_ENTRIES, validate_model_patterns, validate_networks
+from accounts.strict import StrictSerializerMixin
+
+_LONGEST_PASSWORD = 256
+_LARGEST_LIMIT = 2**31 - 1  # what the column holds
+
+
+class PasswordField(serializers.CharField):
+    def __init__(self, **options: Any) -> None:
+        style = {"input_type": "password"}
+        super().__init__(write_only=True, trim_whitespace=False, max_length=_LONGEST_PASSWORD, style=style, **options)
+
+
+def _check_strength(password: str, user: User, *, field: str) -> None:
+    try:
+        validate_password(password, user)
+    except DjangoValidationError as error:
+        raise serializers.ValidationError({field: error.messages}) from error
+
+
+class SignupSerializer(StrictSerializerMixin):
+    email = serializers.EmailField(max_length=254)
+    password = PasswordField()
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        attrs["email"] = User.objects.normalize_email(attrs["email"])
+        _check_strength(attrs["password"], User(email=attrs["email"]), field="password")
+        return attrs
+
+
+class LoginSerializer(StrictSerializerMixin):
+    # no e-mail check: an address that cannot exist is answered as one that does not
+    email = serializers.CharField(max_length=254)
+    password = PasswordField()
+
+
+class RefreshSerializer(StrictSerializerMixin):
+    refresh = serializers.CharField(max_length=4096)
+
+
+class LogoutSerializer(StrictSerializerMixin):
+    refresh = serializers.CharField(max_length=4096, required=False)
+
+
+class PasswordSerializer(StrictSerializerMixin):
+    current = PasswordField()
+    new = PasswordField()
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        _check_strength(attrs["new"], self.context["request"].user, field="new")
+        return attrs
+
+
+class PlanSerializer(serializers.ModelSerializer[Plan]):
+    class Meta:
+        model = Plan
+        fields = ["code", "name", "rpm", "tpm", "max_parallel", "max_api_keys", "max_proxy_keys"]
+
+
+class UserSerializer(StrictSerializerMixin, serializers.ModelSerializer[User]):
+    plan = PlanSerializer(read_only=True)
+
+    class Meta:
+        model = User
+        fields = ["id", "email", "name", "plan", "email_verified", "created_at"]
+        read_only_fields = ["id", "email", "email_verified", "created_at"]
+
+
+def _limit() -> serializers.IntegerField:
+    return serializers.IntegerField(min_value=1, max_value=_LARGEST_LIMIT, allow_null=True, required=False)
+
+
+class ProxyKeySerializer(StrictSerializerMixin, serializers.ModelSerializer[ProxyKey]):
+    allowed_models = serializers.ListField(
+        child=serializers.CharField(), required=False, max_length=MOST_ENTRIES, validators=[validate_model_patterns]
+    )
+    ip_allowlist = serializers.ListField(
+        child=serializers.CharField(), required=False, max_length=MOST_ENTRIES, validators=[validate_networks]
+    )
+    rpm = _limit()
+    tpm = _limit()
+    max_parallel = _limit()
+    max_tokens = _limit()
+
+    class Meta:
+        model = ProxyKey
+        fields = [
+            "id",
+            "name",
+            "key_prefix",
+            "status",
+            "created_at",
+            "last_used_at",
+            "expires_at",
+            "revoked_at",
+            "allowed_models",
+            "rpm",
+            "tpm",
+            "max_parallel",
+            "max_tokens",
+            "ip_allowlist",
+        ]
+        read_only_fields = ["id", "key_prefix", "status", "created_at", "last_used_at", "revoked_at"]
+
+    def validate_expires_at(self, value: Any) -> Any:
+        if value is not None and value <= timezone.now():
+            raise serializers.ValidationError("Must be in the future; to end a key now, delete it.")
+        return value
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        owner = self.instance.user if isinstance(self.instance, ProxyKey) else self.context["request"].user
+        if excess := owner.plan.exceeded_by(attrs):
+            raise serializers.ValidationError(excess)
+        return attrs

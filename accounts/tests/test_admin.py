@@ -1,0 +1,217 @@
+import re
+
+import pytest
+from django.contrib.auth.models import Permission
+from django.contrib.messages import get_messages
+
+from accounts import tokens
+from accounts.keys import parse
+from accounts.models import Plan, ProxyKey, User
+from accounts.tests.conftest import NEW_PASSWORD
+
+BACKEND = "django.contrib.auth.backends.ModelBackend"
+
+
+@pytest.fixture
+def staff(client, db):
+    """A superuser's browser."""
+    user = User.objects.create(email="root@example.com", is_staff=True, is_superuser=True, password="!")
+    client.force_login(user, backend=BACKEND)
+    client.user = user
+    return client
+
+
+@pytest.fixture
+def clerk(client, db):
+    """A browser of staff who may see and change everything here, but are no superuser."""
+    user = User.objects.create(email="clerk@example.com", is_staff=True, password="!")
+    user.user_permissions.set(Permission.objects.filter(content_type__app_label="accounts"))
+    client.force_login(user, backend=BACKEND)
+    client.user = user
+    return client
+
+
+def act(browser, model, action, *rows):
+    body = {"action": action, "_selected_action": [str(row.pk) for row in rows]}
+    return browser.post(f"/admin/accounts/{model}/", body)
+
+
+def text(answer):
+    return answer.content.decode()
+
+
+@pytest.mark.parametrize(
+    "page", ["", "add/", "{}/change/", "{}/history/", "?q=example", "?status=live", "?is_active__exact=1"]
+)
+@pytest.mark.parametrize("model", ["user", "plan", "proxykey", "signin"])
+def test_it_shows_no_hash_on_any_page(staff, owner, make_key, model, page):
+    key = make_key(owner, key_hash="$argon2id$canary")
+    ProxyKey.objects.update(verifier=b"canary")
+    tokens.sign_in(owner)
+    row = {"user": owner, "plan": owner.plan, "proxykey": key, "signin": owner.sign_ins.get()}[model]
+    answer = staff.get(f"/admin/accounts/{model}/{page.format(row.pk)}", follow=True)
+    assert answer.status_code == (403 if (model, page) == ("signin", "add/") else 200)
+    for secret in ("canary", "argon2", owner.password[-20:], owner.sign_ins.get().jti):
+        assert secret not in text(answer)
+
+
+@pytest.mark.parametrize(
+    ("model", "lookup"),
+    [
+        ("proxykey", "key_hash__startswith"),
+        ("proxykey", "verifier"),
+        ("proxykey", "user__password__startswith"),
+        ("user", "password__startswith"),
+        ("signin", "user__password__startswith"),
+    ],
+)
+def test_it_cannot_be_asked_how_a_hash_begins(staff, owner, model, lookup):
+    assert staff.get(f"/admin/accounts/{model}/?{lookup}=a").status_code == 400
+
+
+@pytest.mark.parametrize("model", ["user", "proxykey", "signin"])
+def test_it_asks_the_database_as_often_for_many_rows_as_for_one(
+    staff, owner, make_key, model, django_assert_max_num_queries
+):
+    for _ in range(10):
+        make_key(owner)
+        tokens.sign_in(owner)
+        User.objects.create(email=f"{User.objects.count()}@example.com")
+    with django_assert_max_num_queries(9):
+        staff.get(f"/admin/accounts/{model}/")
+
+
+def test_it_makes_a_user_by_e_mail(staff):
+    body = {"email": "Ann@Example.com", "usable_password": "true", "password1": NEW_PASSWORD, "password2": NEW_PASSWORD}
+    assert staff.post("/admin/accounts/user/add/", body).status_code == 302
+    assert User.objects.get(email="ann@example.com").check_password(NEW_PASSWORD)
+
+
+def test_it_says_that_an_address_is_taken(staff, owner):
+    body = {"email": "OWNER@example.com", "password1": NEW_PASSWORD, "password2": NEW_PASSWORD}
+    assert "already exists" in text(staff.post("/admin/accounts/user/add/", body))
+
+
+def test_it_sets_a_password_and_revokes_the_keys(staff, owner, make_key):
+    key = make_key(owner)
+    body = {"password1": NEW_PASSWORD, "password2": NEW_PASSWORD}
+    assert staff.post(f"/admin/accounts/user/{owner.pk}/password/", body).status_code == 302
+    owner.refresh_from_db()
+    key.refresh_from_db()
+    assert owner.check_password(NEW_PASSWORD)
+    assert key.status == "revoked"
+
+
+def test_it_bumps_the_epoch_when_staff_edit_a_user_or_a_plan(staff, owner):
+    staff.post(f"/admin/accounts/user/{owner.pk}/change/", {"email": owner.email, "plan": "pro", "is_active": "on"})
+    plan = {"name": "Free", "rpm": 7, "max_api_keys": 5, "max_proxy_keys": 5}
+    staff.post("/admin/accounts/plan/free/change/", plan)
+    owner.refresh_from_db()
+    assert (owner.plan_id, owner.epoch) == ("pro", 2)
+    assert (Plan.objects.get(code="free").rpm, Plan.objects.get(code="free").epoch) == (7, 2)
+
+
+def test_it_disables_and_enables_users(staff, owner, bearer):
+    token = tokens.sign_in(owner).token
+    act(staff, "user", "disable", owner)
+    owner.refresh_from_db()
+    assert not owner.is_active
+    assert bearer(token).get("/auth/me").status_code == 401
+    act(staff, "user", "enable", owner)
+    owner.refresh_from_db()
+    assert (owner.is_active, owner.epoch) == (True, 3)
+
+
+def test_it_shows_a_new_proxy_key_once_and_keeps_it_nowhere(staff, owner):
+    body = {"user": str(owner.pk), "name": "made by staff", "allowed_models": "[]", "ip_allowlist": "[]"}
+    answer = staff.post("/admin/accounts/proxykey/add/", body)
+    key = re.search(r"<code>(sk-proxy-\w+)</code>", text(answer)).group(1)
+    assert "no-store" in answer["Cache-Control"]
+    assert ProxyKey.objects.get().key_id == parse(key)
+    assert ProxyKey.objects.get().user == owner
+    assert key not in str(answer.cookies)
+    assert key not in text(staff.get(f"/admin/accounts/proxykey/{ProxyKey.objects.get().pk}/change/"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rpm", "61"),
+        ("ip_allowlist", '["10.0.0.1/8"]'),
+        ("allowed_models", '["a b"]'),
+        ("allowed_models", '{"a": 1}'),
+        ("expires_at_0", "2020-01-01"),
+    ],
+)
+def test_it_holds_staff_to_the_same_rules(staff, owner, field, value):
+    body = {"user": str(owner.pk), "expires_at_0": "", "expires_at_1": "00:00", field: value}
+    answer = staff.post("/admin/accounts/proxykey/add/", body)
+    assert field.removesuffix("_0") in answer.context["adminform"].form.errors
+    assert not ProxyKey.objects.exists()
+
+
+def test_it_holds_staff_to_the_plans_number_of_keys(staff, owner):
+    Plan.objects.filter(code="free").update(max_proxy_keys=0)
+    answer = staff.post("/admin/accounts/proxykey/add/", {"user": str(owner.pk)})
+    assert answer.status_code == 302
+    assert "plan allows 0" in str([*get_messages(answer.wsgi_request)])
+    assert not ProxyKey.objects.exists()
+
+
+def test_it_revokes_proxy_keys(staff, owner, make_key):
+    keys = [make_key(owner) for _ in range(2)]
+    act(staff, "proxykey", "revoke", *keys)
+    assert {key.status for key in ProxyKey.objects.all()} == {"revoked"}
+    assert {key.epoch for key in ProxyKey.objects.all()} == {2}
+
+
+def test_it_does_not_give_a_key_to_another_user(staff, owner, teammate, make_key):
+    key = make_key(owner)
+    staff.post(f"/admin/accounts/proxykey/{key.pk}/change/", {"user": str(teammate.pk), "name": "moved"})
+    key.refresh_from_db()
+    assert (key.user, key.name, key.epoch) == (owner, "moved", 2)
+
+
+def test_it_leaves_a_revoked_key_as_it_is(staff, owner, make_key):
+    key = make_key(owner)
+    key.revoke()
+    assert staff.post(f"/admin/accounts/proxykey/{key.pk}/change/", {"name": "x"}).status_code == 403
+
+
+@pytest.mark.parametrize(("status", "count"), [("live", 1), ("expired", 1), ("revoked", 1)])
+def test_it_filters_keys_by_status(staff, owner, make_key, status, count):
+    make_key(owner)
+    make_key(owner, expires_at="2020-01-01T00:00:00Z")
+    make_key(owner).revoke()
+    rows = staff.get(f"/admin/accounts/proxykey/?status={status}").context["cl"].result_list
+    assert [row.status for row in rows] == [status] * count
+
+
+def test_it_ends_sign_ins(staff, owner, bearer):
+    token = tokens.sign_in(owner).token
+    act(staff, "signin", "end", owner.sign_ins.get())
+    assert bearer(token).get("/auth/me").status_code == 401
+
+
+def test_it_does_not_let_staff_make_themselves_superusers(clerk):
+    body = {"email": "clerk@example.com", "plan": "free", "is_active": "on", "is_staff": "on", "is_superuser": "on"}
+    assert clerk.post(f"/admin/accounts/user/{clerk.user.pk}/change/", body).status_code == 302
+    clerk.user.refresh_from_db()
+    assert not clerk.user.is_superuser
+
+
+@pytest.mark.parametrize("page", ["change/", "password/", "delete/"])
+def test_it_does_not_let_staff_touch_a_superuser(clerk, page):
+    root = User.objects.create(email="root@example.com", is_superuser=True, password="!")
+    body = {"email": root.email, "password1": NEW_PASSWORD, "password2": NEW_PASSWORD, "post": "yes"}
+    assert clerk.post(f"/admin/accounts/user/{root.pk}/{page}", body).status_code == 403
+    assert act(clerk, "user", "disable", root).status_code == 302
+    root.refresh_from_db()
+    assert (root.is_active, root.password) == (True, "!")
+
+
+def test_it_does_not_let_staff_delete_a_superuser_among_others(clerk, owner):
+    root = User.objects.create(email="root@example.com", is_superuser=True)
+    body = {"action": "delete_selected", "_selected_action": [str(root.pk), str(owner.pk)], "post": "yes"}
+    clerk.post("/admin/accounts/user/", body)
+    assert User.objects.filter(pk=root.pk).exists()

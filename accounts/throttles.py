@@ -1,0 +1,41 @@
+"""Owns how often one address or user may ask for what is dear: hashes, new accounts. The rates are settings."""
+
+import ipaddress
+
+from rest_framework.request import Request
+from rest_framework.throttling import SimpleRateThrottle, UserRateThrottle
+from rest_framework.views import APIView
+
+
+class AddressThrottle(SimpleRateThrottle):
+    """Counts by client address, an IPv6 one by its /64: that much a single household has."""
+
+    def get_cache_key(self, request: Request, view: APIView) -> str:
+        return self.cache_format % {"scope": self.scope, "ident": self.get_ident(request)}
+
+    def get_ident(self, request: Request) -> str:
+        # Not DRF's own, which believes X-Forwarded-For.
+        address = str(request.META.get("REMOTE_ADDR", ""))
+        try:
+            is_v6 = ipaddress.ip_address(address).version == 6
+        except ValueError:
+            return address
+        return str(ipaddress.ip_network((address, 64), strict=False)) if is_v6 else address
+
+
+class SignupThrottle(AddressThrottle):
+    scope = "signup"
+
+
+class LoginThrottle(AddressThrottle):
+    """On top of the lock-out, which counts per account: one address may not try a password on all of them."""
+
+    scope = "login"
+
+
+class PasswordThrottle(UserRateThrottle):
+    scope = "password"
+
+
+class KeyThrottle(UserRateThrottle):
+    scope = "proxy_keys"

@@ -1,0 +1,59 @@
+"""Owns what is asked of a directory's file system: what it is, whether locks hold on it, whether it can be written."""
+
+import os
+from pathlib import Path
+
+# flock is advisory or absent there, and a write may be lost after it was acknowledged.
+NETWORK = {
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "ceph", "glusterfs", "lustre", "gfs2", "ocfs2", "beegfs",
+    "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "fuse.mount-s3",
+}  # fmt: skip
+
+
+def file_system(directory: str | os.PathLike[str], *, mounts: str = "/proc/self/mountinfo") -> str:
+    """Its type, as `ext4`, by proc(5)'s table of mounts; "" where there is no such table."""
+    wanted = nearest(directory).resolve()
+    found, longest = "", -1
+    try:
+        lines = Path(mounts).read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        mount, _, kind = line.partition(" - ")
+        point = mount.split()[4].encode().decode("unicode_escape")  # blanks are \040 there
+        # A later mount on the same point hides the earlier one.
+        if wanted.is_relative_to(point) and len(point) >= longest:
+            found, longest = kind.split()[0], len(point)
+    return found
+
+
+def nearest(directory: str | os.PathLike[str]) -> Path:
+    """The directory, or the closest one above it that exists."""
+    path = Path(directory).absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def is_writable(directory: str | os.PathLike[str]) -> bool:
+    """Whether files can be made in it, or it can be made itself."""
+    path = nearest(directory)
+    return path.is_dir() and os.access(path, os.W_OK | os.X_OK) and not os.statvfs(path).f_flag & os.ST_RDONLY
+
+
+def is_locked(file: Path, *, locks: str | os.PathLike[str] = "/proc/locks") -> bool | None:
+    """Whether some process holds a flock on it; None where the kernel does not tell. Takes no lock to find out."""
+    try:
+        inode = str(file.stat().st_ino)
+        held = Path(locks).read_text().splitlines()
+    except FileNotFoundError:
+        return False if not file.exists() else None
+    except OSError:
+        return None
+    # 1: FLOCK  ADVISORY  WRITE 1234 fe:01:5678 0 EOF; waiting ones have `->`. Devices may differ on layered systems.
+    return any("FLOCK" in line and "->" not in line and line.split()[5].rpartition(":")[2] == inode for line in held)
+
+
+def free_bytes(directory: str | os.PathLike[str]) -> int:
+    disk = os.statvfs(nearest(directory))
+    return disk.f_bavail * disk.f_frsize

@@ -1,0 +1,167 @@
+"""The production entry: workers, the shipper beside them, and an end that leaves nothing running, nothing unshipped."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from argparse import ArgumentTypeError
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import Error, connection
+from django.db.migrations.executor import MigrationExecutor
+
+# Set to the process id when the environment is complete. Prometheus' client chooses at its import, which is before any
+# command runs, whether processes are added up; so the command starts itself once more, in the same process.
+BEGUN = "_SERVE_BEGUN"
+METRICS = "PROMETHEUS_MULTIPROC_DIR"
+METRICS_PREFIX = "aiproxy-metrics-"
+
+
+def port_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 65536):
+        raise ArgumentTypeError(f"{text!r} is not a port: it must be a number from 0 to 65535.")
+    return int(text)
+
+
+def worker_count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 1024):
+        raise ArgumentTypeError(f"{text!r} is not a number of workers: it must be from 1 to 1024.")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 1 <= value <= 86_400:
+        raise ArgumentTypeError(f"{text!r} is not a grace time: it must be from 1 to 86400 seconds.")
+    return value
+
+
+class Command(BaseCommand):
+    help = "Serves the proxy: workers, and the shipper of usage rows beside them, until SIGTERM or Ctrl-C."
+    requires_system_checks: list[str] = []  # they run once the environment is complete
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        count = str(settings.AIPROXY_WORKERS)
+        parser.add_argument("--workers", type=worker_count, default=count, help="processes (default: %(default)s)")
+        host, port = os.environ.get("HOST") or "127.0.0.1", os.environ.get("PORT") or "8000"
+        parser.add_argument("--host", default=host, help="address to listen on (default: %(default)s)")
+        parser.add_argument("--port", type=port_number, default=port, help="port to listen on (default: %(default)s)")
+        parser.add_argument("--no-shipper", action="store_true", help="another process runs `ship_usage`")
+        grace = str(settings.AIPROXY_GRACE)
+        parser.add_argument(
+            "--grace", type=seconds, default=grace, help="seconds for open streams at the end (default: %(default)s)"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if options["workers"] > 1 and not settings.REDIS_URL:
+            raise CommandError(
+                f"--workers {options['workers']} needs Redis: without it workers cannot share rate limits or learn of"
+                " revoked keys at once. Set REDIS_URL, or serve with --workers 1."
+            )
+        if os.environ.pop(BEGUN, "") != str(os.getpid()):
+            self._begin_anew(options["workers"], options["grace"])
+        master = os.getpid()
+        try:
+            self.check()
+            self._warn_of_migrations()
+            self._serve(options)
+        finally:
+            if os.getpid() == master and Path(os.environ[METRICS]).name.startswith(METRICS_PREFIX):
+                shutil.rmtree(os.environ[METRICS], ignore_errors=True)
+
+    def _begin_anew(self, workers: int, grace: float) -> None:
+        environment = {
+            **os.environ,
+            BEGUN: str(os.getpid()),
+            "AIPROXY_WORKERS": str(workers),
+            "AIPROXY_GRACE": str(grace),
+            METRICS: empty_metrics_directory(),
+        }
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+    def _warn_of_migrations(self) -> None:
+        """A warning only: /readyz answers 503 until they are made, and says so."""
+        try:
+            executor = MigrationExecutor(connection)
+            pending = executor.migration_plan(executor.loader.graph.leaf_nodes())
+        except Error as error:
+            self.stderr.write(f"The database cannot be asked for pending migrations: {error}")
+        else:
+            if pending:
+                self.stderr.write(
+                    f"{len(pending)} migrations are pending: run `manage.py migrate`. Until then /readyz answers 503."
+                )
+        finally:
+            close_database()
+
+    def _serve(self, options: dict[str, Any]) -> None:
+        from aiproxy.supervisor import Service, SideProcess
+
+        side_processes = []
+        if not options["no_shipper"]:
+            side_processes.append(SideProcess("shipper", ship))
+        if settings.AIPROXY_METRICS_PORT:
+            side_processes.append(SideProcess("metrics", serve_metrics))
+        Service(options["host"], options["port"], workers=options["workers"], side_processes=side_processes).run()
+
+
+def empty_metrics_directory() -> str:
+    """The operator's own directory without the files of processes that are gone, or a new one in memory."""
+    given = os.environ.get(METRICS)
+    if given:
+        Path(given).mkdir(parents=True, exist_ok=True)
+        for left in Path(given).glob("*.db"):
+            left.unlink(missing_ok=True)
+        return given
+    memory = "/dev/shm"  # noqa: S108
+    parent = memory if os.access(memory, os.W_OK) else tempfile.gettempdir()
+    remove_left_directories(Path(parent))
+    directory = tempfile.mkdtemp(prefix=METRICS_PREFIX, dir=parent)
+    lock = os.open(Path(directory, "lock"), os.O_CREAT | os.O_RDWR, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.set_inheritable(lock, True)  # held until the last of our processes has ended
+    return directory
+
+
+def remove_left_directories(parent: Path) -> None:
+    """Those of services that were killed: nobody holds their lock."""
+    for directory in parent.glob(METRICS_PREFIX + "*"):
+        with contextlib.suppress(OSError), open(directory / "lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def close_database() -> None:
+    """So that no connection, and no thread of a pool, is there when the master forks."""
+    connection.close()
+    if hasattr(connection, "close_pool"):
+        connection.close_pool()
+
+
+def ship(stop: threading.Event) -> None:
+    from usage.shipper import Shipper, ShipperBusy
+
+    try:
+        Shipper(Path(settings.AIPROXY_DATA_DIR) / "journal").run(stop)
+    except ShipperBusy:
+        if not stop.is_set():
+            raise
+
+
+def serve_metrics(stop: threading.Event) -> None:
+    from aiproxy.metrics import serve_port
+
+    server = serve_port(settings.AIPROXY_METRICS_PORT)
+    stop.wait()
+    server.shutdown()

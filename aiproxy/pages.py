@@ -1,0 +1,49 @@
+"""Owns the two entrances: the landing page for people, the list of endpoints for programs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import URLPattern, URLResolver
+from django.views.decorators.http import require_safe
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+Routes = list[URLPattern | URLResolver]
+
+
+@require_safe
+def landing(request: HttpRequest) -> HttpResponse:
+    return render(request, "landing.html", {"origin": request.build_absolute_uri("/").rstrip("/")})
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    path: str  # as `/api-keys/<uuid:id>`
+    pattern: URLPattern
+
+
+def walk(routes: Routes, prefix: str = "/") -> Iterator[Route]:
+    """Every route, however deep it is included."""
+    for route in routes:
+        path = prefix + str(route.pattern)
+        if isinstance(route, URLResolver):
+            yield from walk(route.url_patterns, path)
+        else:
+            yield Route(path, route)
+
+
+class ApiRoot(APIView):
+    """The endpoints of the control plane. The data plane, `/v1`, speaks OpenAI's API."""
+
+    name = "aiproxy"
+    permission_classes = [AllowAny]
+    routes: Any = ()
+
+    def get(self, request: Request) -> Response:
+        own = sorted({route.path for route in walk(list(self.routes))})
+        return Response({path: request.build_absolute_uri(path) if "<" not in path else None for path in own})

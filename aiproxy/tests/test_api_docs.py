@@ -1,0 +1,64 @@
+import re
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+
+from aiproxy import pages, urls
+
+PAGE = (Path(settings.BASE_DIR) / "docs" / "API.md").read_text()
+SECTIONS = dict(re.findall(r"^### `([A-Z]+ \S+)`\n(.*?)(?=^##|\Z)", PAGE, re.DOTALL | re.MULTILINE))
+OPERATORS = {"/health", "/livez", "/readyz", "/metrics"}
+
+
+def calls():
+    for route in urls.API:
+        for resolved in pages.walk([route]):
+            view = resolved.pattern.callback.view_class
+            for method in ("get", "post", "put", "patch", "delete"):
+                if hasattr(view, method) and method in view.http_method_names:
+                    yield f"{method.upper()} {re.sub(r'<.*?>', '{id}', resolved.path)}"
+
+
+@pytest.mark.parametrize("call", sorted(calls()))
+def test_it_documents_every_endpoint_in_three_languages(call):
+    for language in ("sh", "python", "js"):
+        assert f"```{language}\n" in SECTIONS[call]
+
+
+def test_it_documents_the_data_plane():
+    assert {call for call in SECTIONS if "/v1" in call} == {
+        "POST /v1/chat/completions",
+        "POST /v1/embeddings",
+        "GET /v1/models",
+        "GET /v1/models/{id}",
+    }
+
+
+def test_it_documents_no_endpoint_that_is_gone():
+    assert {call for call in SECTIONS if "/v1" not in call} == set(calls())
+
+
+def test_it_documents_what_operators_ask():
+    assert all(f"`GET {path}`" in PAGE for path in OPERATORS)
+
+
+def test_its_python_is_python():
+    for example in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
+        compile(example, "docs/API.md", "exec")
+
+
+def test_its_json_has_the_fields_that_are_answered():
+    from accounts.serializers import ProxyKeySerializer, UserSerializer
+    from usage.api import RequestRow
+    from vault.api import ApiKeySerializer
+
+    for serializer, call in [
+        (UserSerializer, "GET /auth/me"),
+        (ApiKeySerializer, "GET /api-keys/{id}"),
+        (ProxyKeySerializer, "POST /proxy-api-keys/generate"),
+        (RequestRow, "GET /usage/requests/{id}"),
+    ]:
+        answer = SECTIONS[call].split("```json")[1]
+        shown = {name for name, field in serializer().fields.items() if not field.write_only}
+        assert shown <= set(re.findall(r'"(\w+)":', answer))

@@ -1,0 +1,40 @@
+"""Every control-plane URL. The data plane's (`/v1/*`) are in proxy/app.py. Only Django's admin has trailing slashes."""
+
+from django.contrib import admin
+from django.urls import include, path
+
+from aiproxy import health, metrics, pages, sessions
+
+API: pages.Routes = [
+    path("", include("accounts.urls")),
+    path("", include("vault.urls")),
+    path("", include("usage.urls")),
+]
+
+urlpatterns = [
+    path("", pages.landing, name="landing"),
+    path("api", pages.ApiRoot.as_view(routes=API), name="api-root"),
+    *API,
+    path(
+        "auth/session/",
+        include(
+            (
+                [
+                    path("login", sessions.SignIn.as_view(), name="login"),
+                    path("logout", sessions.SignOut.as_view(), name="logout"),
+                ],
+                "rest_framework",
+            )
+        ),
+    ),
+    path("admin/", admin.site.urls),
+    path("health", health.health, name="health"),
+    path("livez", health.livez, name="livez"),
+    path("readyz", health.readyz, name="readyz"),
+    path("metrics", metrics.exposition, name="metrics"),
+]
+
+handler400 = "aiproxy.errors.bad_request"
+handler403 = "aiproxy.errors.permission_denied"
+handler404 = "aiproxy.errors.not_found"
+handler500 = "aiproxy.errors.server_error"

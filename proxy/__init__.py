@@ -1,0 +1,1 @@
+"""Proxy: the data plane."""

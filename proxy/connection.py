@@ -1,0 +1,538 @@
+"""One HTTP/1.1 connection to a provider: framing, flow control, time-outs, and the truth about what was sent.
+
+Owns the bytes of one socket from the first `write()` to the last byte of an answer. httptools finds fields and chunks;
+where a message ends, what may follow it and how large a head may be is decided here (RFC 9112, sections 6 to 9).
+Knows nothing of pools, addresses, TLS set-up, retries, tenants or Django; `proxy.upstream` is the public face.
+
+    UpstreamError                 .request_sent: may the provider have seen (and billed) the request?
+      ConnectFailed > ConnectTimeout      TLSFailed > TLSTimeout
+      Disconnected > WriteFailed > WriteTimeout      FirstByteTimeout
+      ProtocolViolation      IdleTimeout      BodyCut
+
+A body without a length ends by FIN over plain TCP, but over TLS by close_notify only (RFC 8446, 6.1): uvloop reports no
+`eof_received` for a bare FIN, asyncio does, so the TLS object itself is asked. A truncated one is a `BodyCut`.
+CR and LF after the end of an answer that come in the same read are dropped by the parser; they carry nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import ssl
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httptools
+
+MAX_HEAD_BYTES = 65_536
+MAX_HEAD_FIELDS = 100
+READ_BYTES = 65_536
+# One more read may land after the mark, so this much waits here: <= 128 KiB. As much again is on its way through the
+# exchange and in the client's transport while a client does not read.
+HIGH_WATER_BYTES = 131_072 - READ_BYTES
+# Bounds the per-object overhead when a provider sends one-byte chunks.
+HIGH_WATER_CHUNKS = 4_096
+
+IDLE, HEAD, BODY, DONE, CLOSED = range(5)
+
+
+class UpstreamError(Exception):
+    """A provider could not be asked or did not finish its answer. `request_sent` is exact, never a guess."""
+
+    def __init__(self, message: str, *, request_sent: bool = False) -> None:
+        super().__init__(message)
+        self.request_sent = request_sent
+
+
+class ConnectFailed(UpstreamError):
+    """No address of the provider (or of the CONNECT proxy) could be reached."""
+
+
+class ConnectTimeout(ConnectFailed):
+    """The last address tried did not answer in time."""
+
+
+class TLSFailed(UpstreamError):
+    """Handshake or certificate check failed."""
+
+
+class TLSTimeout(TLSFailed):
+    """The handshake did not finish in time."""
+
+
+class Disconnected(UpstreamError):
+    """The connection was lost before the head of the answer was complete."""
+
+
+class WriteFailed(Disconnected):
+    """The connection was lost before the request was written whole."""
+
+
+class WriteTimeout(WriteFailed):
+    """The provider stopped reading the request."""
+
+
+class FirstByteTimeout(UpstreamError):
+    """The request was written but no complete head came back in time."""
+
+
+class IdleTimeout(UpstreamError):
+    """The body fell silent."""
+
+
+class ProtocolViolation(UpstreamError):
+    """The provider did not speak HTTP/1.1 as RFC 9112 has it."""
+
+
+class BodyCut(UpstreamError):
+    """The connection ended before the body did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. `connect` per address, `first_byte` from the end of the request to the end of the answer's head, `idle`
+    while someone waits for body bytes and none come (and while the provider takes none of ours)."""
+
+    connect: float = 5.0
+    tls: float = 5.0
+    first_byte: float = 600.0
+    idle: float = 300.0
+
+
+class Response:
+    """An answer whose head is complete. Field names are lower case, in the order received; trailers are dropped."""
+
+    __slots__ = (
+        "_chunks",
+        "_connection",
+        "_idle",
+        "buffered",
+        "complete",
+        "error",
+        "headers",
+        "http_version",
+        "status",
+    )
+
+    def __init__(self, connection: Connection, idle: float) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.http_version = ""
+        self.complete = False  # the last body byte has arrived (it may still be buffered)
+        self.buffered = 0  # body bytes held for the reader
+        self.error: UpstreamError | None = None
+        self._chunks: list[bytes] = []
+        self._connection: Connection | None = connection
+        self._idle = idle
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a field, by its lower-case name."""
+        for field, value in self.headers:
+            if field == name:
+                return value
+        return None
+
+    async def read(self) -> bytes:
+        """All body bytes at hand, waiting for some if there are none; b"" is the true end. Raises BodyCut, IdleTimeout,
+        ProtocolViolation once what came before has been handed out. Cancelling closes the connection."""
+        while not self._chunks:
+            if self.complete:
+                return b""
+            if self.error is not None:
+                raise self.error
+            connection = self._connection
+            assert connection is not None  # neither complete nor failed
+            try:
+                await connection.wait(self._idle)
+            except BaseException:
+                self.abort()
+                raise
+        return self._take()
+
+    def try_read(self) -> bytes | None:
+        """What `read()` could return now without waiting: bytes, b"" at the end, None if nothing came or it failed."""
+        if self._chunks:
+            return self._take()
+        return b"" if self.complete else None
+
+    def _take(self) -> bytes:
+        chunks = self._chunks
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self.buffered = 0
+        if self._connection is not None and self._connection.reading_paused:
+            self._connection.resume()
+        return data
+
+    def abort(self) -> None:
+        """Closes the connection at once, unless the body is complete (then the pool has it back already)."""
+        if self._connection is not None:
+            self._connection.fail(BodyCut("the answer was abandoned before its end", request_sent=True))
+
+    async def aclose(self) -> None:
+        self.abort()
+
+    async def __aenter__(self) -> Response:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        self.abort()
+
+
+class Connection(asyncio.BufferedProtocol):
+    """The protocol of one socket, with one exchange at a time; `on_free` and `on_lost` tell whoever holds it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, buffer: memoryview) -> None:
+        # `buffer` is shared by all connections of a loop: both loops fill and hand it over without a step in between.
+        self._loop = loop
+        self._buffer = buffer
+        self.name = name
+        self.state = IDLE
+        self.idle_since = 0.0
+        self.reading_paused = False
+        self.on_free: Callable[[Connection], None] | None = None
+        self.on_lost: Callable[[Connection], None] | None = None
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self._poll = select.poll()
+        self._transport: Any = None
+        self._tls: ssl.SSLObject | None = None
+        self._response: Response | None = None
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._slack = 0  # bytes read since the last body byte: bounds heads, 1xx heads, trailers and chunk extensions
+        self._head_only = self._interim = self._until_eof = self._keep_alive = self._eof = False
+        self._uploading = self._writing_paused = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._drain: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = self._deadline = 0.0
+
+    # The exchange
+
+    def reusable(self) -> bool:
+        """False also when the peer's FIN or stray bytes wait in the kernel: `is_closing()` does not know of those."""
+        return self.state == IDLE and not self._transport.is_closing() and not self._poll.poll(0)
+
+    def usable(self) -> bool:
+        """For a connection just made: TLS 1.3 session tickets may wait in the kernel, which are no stray bytes."""
+        if self._tls is None:
+            return self.reusable()
+        return self.state == IDLE and not self._transport.is_closing()
+
+    async def request(
+        self,
+        first: bytes,
+        rest: Sequence[memoryview] | AsyncIterator[bytes] | None,
+        *,
+        timeouts: Timeouts,
+        head_only: bool = False,
+    ) -> Response:
+        """Writes `first` at once (`request_sent` from here on), then `rest`; returns when the head is complete."""
+        self._response = response = Response(self, timeouts.idle)
+        self.state = HEAD
+        self._slack = 0
+        self._head_only = head_only
+        self._uploading = rest is not None
+        self._transport.write(first)
+        try:
+            if rest is not None:
+                await (
+                    self._upload(rest, timeouts.idle)
+                    if isinstance(rest, Sequence)
+                    else self._upload_stream(rest, timeouts.idle)
+                )
+            while not response.status and response.error is None:
+                await self.wait(timeouts.first_byte)
+        except BaseException:
+            response.abort()
+            raise
+        if response.error is not None and not response.status:
+            raise response.error
+        return response
+
+    def wait(self, seconds: float) -> asyncio.Future[None]:
+        """A future done when the exchange has moved on; silence for `seconds` fails the exchange."""
+        self._waiter = waiter = self._loop.create_future()
+        self._arm(seconds)
+        return waiter
+
+    def _wake(self) -> None:
+        self._deadline = 0.0
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def fail(self, error: UpstreamError) -> None:
+        """Ends the exchange under way with `error` and closes the socket at once."""
+        response = self._response
+        if response is not None:
+            self._response = response._connection = None
+            response.error = error
+        self.abort()
+
+    def abort(self) -> None:
+        if self.state != CLOSED:
+            self.state = CLOSED
+            self._transport.abort()
+        self._wake()
+        self._wake_upload()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _complete(self) -> None:
+        response = self._response
+        assert response is not None
+        response.complete = True
+        self._response = response._connection = None
+        # Unread request bytes would be taken for the next tenant's: only a connection clean on both sides is kept.
+        dirty = self._uploading or self._eof or self.reading_paused or self._transport.get_write_buffer_size()
+        if dirty or not self._keep_alive:
+            self.abort()
+            return
+        self.state = IDLE
+        self._wake()
+        if self.on_free is not None:
+            self.on_free(self)
+
+    def _violate(self, what: str) -> None:
+        self.fail(ProtocolViolation(f"{self.name}: {what}", request_sent=True))
+
+    # Upload
+
+    def _answered(self) -> bool:
+        """No use in sending more: an error is being answered, the answer is complete, or the connection is gone."""
+        response = self._response
+        return response is None or response.status >= 300
+
+    async def _upload(self, pieces: Sequence[memoryview], idle: float) -> None:
+        for piece in pieces:
+            if self._answered():
+                return
+            self._transport.write(piece)
+            await self._drained(idle)
+        self._uploading = False
+
+    async def _drained(self, idle: float) -> None:
+        while self._writing_paused and not self._answered():
+            self._drain = self._loop.create_future()
+            self._arm(idle)
+            await self._drain
+        self._deadline = 0.0
+
+    async def _upload_stream(self, chunks: AsyncIterator[bytes], idle: float) -> None:
+        """An early answer must end the wait for the caller's next chunk, hence the task."""
+        task = self._loop.create_task(self._write_chunks(chunks, idle))
+        task.add_done_callback(lambda _task: self._wake())
+        try:
+            while not task.done() and not self._answered():
+                self._waiter = self._loop.create_future()
+                await self._waiter
+            if task.done():
+                task.result()
+        finally:
+            task.cancel()
+            await asyncio.wait((task,))
+            if not task.cancelled():
+                task.exception()  # seen: after an early answer it is of no interest
+
+    async def _write_chunks(self, chunks: AsyncIterator[bytes], idle: float) -> None:
+        try:
+            async for chunk in chunks:
+                if self._answered():
+                    return
+                if chunk:  # an empty chunk would end the body
+                    self._transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
+                    await self._drained(idle)
+            if not self._answered():
+                self._transport.write(b"0\r\n\r\n")
+                self._uploading = False
+        finally:
+            aclose = getattr(chunks, "aclose", None)
+            if aclose is not None:
+                await aclose()
+
+    # Time-outs: one timer a connection, moved lazily. Re-arming costs a comparison, not a timer.
+
+    def _arm(self, seconds: float) -> None:
+        self._deadline = deadline = self._loop.time() + seconds
+        if self._timer is None or self._timer_at > deadline:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = deadline
+            self._timer = self._loop.call_at(deadline, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if not self._deadline:
+            return
+        left = self._deadline - self._loop.time()
+        if left > 0.001:
+            self._arm(left)
+        elif self.state == BODY:
+            self.fail(IdleTimeout(f"{self.name}: the body fell silent", request_sent=True))
+        elif self._uploading:
+            self.fail(WriteTimeout(f"{self.name}: the provider stopped reading the request", request_sent=True))
+        else:
+            self.fail(FirstByteTimeout(f"{self.name}: no answer in time", request_sent=True))
+
+    # What the transport tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
+        self._tls = transport.get_extra_info("ssl_object")
+        if self._tls is not None:
+            # Undecrypted bytes stay in the kernel, not in a second buffer, which uvloop drops when a FIN follows them.
+            self._transport.set_read_buffer_limits(high=1, low=0)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        state = self.state
+        response = self._response
+        if response is None:
+            self.abort()  # bytes that nobody asked for
+            return
+        self._slack += nbytes
+        try:
+            self._parser.feed_data(self._buffer[:nbytes])
+        except httptools.HttpParserError as error:
+            if self.state != DONE:
+                self._violate(str(error.__context__ or error))
+                return
+            self._keep_alive = False  # the answer is whole, what follows it is not ours
+        if self.state == DONE:
+            self._complete()
+        elif self._slack > MAX_HEAD_BYTES:
+            self._violate(f"more than {MAX_HEAD_BYTES} bytes without a body byte")
+        elif response._chunks or self.state != state:
+            self._wake()
+            if self.state != state:
+                self._wake_upload()
+            if response.buffered > HIGH_WATER_BYTES or len(response._chunks) > HIGH_WATER_CHUNKS:
+                self._pause()
+
+    def _pause(self) -> None:
+        if not self.reading_paused:
+            self.reading_paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        self.reading_paused = False
+        self._transport.resume_reading()
+
+    def eof_received(self) -> None:
+        self._eof = True
+        if self.state == BODY and self._until_eof and (self._tls is None or _close_notified(self._tls)):
+            self._complete()
+        else:
+            self._transport.abort()  # a plain close would first wait for our request to be taken
+
+    def connection_lost(self, error: Exception | None) -> None:
+        why = f"{self.name}: {error or 'connection closed by the provider'}"
+        state, self.state = self.state, CLOSED
+        if state == BODY:
+            self.fail(BodyCut(why, request_sent=True))
+        elif self._uploading:
+            self.fail(WriteFailed(why, request_sent=True))
+        else:
+            self.fail(Disconnected(why, request_sent=True))
+        self._parser = None  # it holds our bound methods: a cycle
+        if self.on_lost is not None:
+            self.on_lost(self)
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        self._wake_upload()
+
+    def _wake_upload(self) -> None:
+        drain = self._drain
+        if drain is not None:
+            self._drain = None
+            if not drain.done():
+                drain.set_result(None)
+
+    # What the parser tells
+
+    def on_message_begin(self) -> None:
+        if self.state != HEAD:
+            raise ProtocolViolation("a second answer to one request")
+        self._headers = []  # trailers of the answer before may be in it
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        headers = self._headers
+        self._headers = []  # for trailers, which are dropped
+        if len(headers) > MAX_HEAD_FIELDS:
+            raise ProtocolViolation(f"a head of more than {MAX_HEAD_FIELDS} fields")
+        if self._slack > MAX_HEAD_BYTES and sum(len(n) + len(v) + 4 for n, v in headers) > MAX_HEAD_BYTES:
+            raise ProtocolViolation(f"a head of more than {MAX_HEAD_BYTES} bytes")
+        status: int = self._parser.get_status_code()
+        version: str = self._parser.get_http_version()
+        framed = _check_framing(status, version, headers)
+        if status < 200:
+            self._interim = True
+            return
+        response = self._response
+        assert response is not None
+        response.status = status
+        response.http_version = version
+        response.headers = headers
+        self._until_eof = not framed
+        self._keep_alive = False
+        self.state = DONE if self._head_only else BODY
+
+    def on_body(self, data: bytes) -> None:
+        if self.state != BODY:
+            raise ProtocolViolation("a body where none may be")
+        response = self._response
+        response._chunks.append(data)  # type: ignore[union-attr]
+        response.buffered += len(data)  # type: ignore[union-attr]
+        self._slack = 0
+
+    def on_message_complete(self) -> None:
+        if self._interim:
+            self._interim = False
+        elif self.state == BODY:
+            self._keep_alive = self._parser.should_keep_alive()
+            self.state = DONE
+
+
+def _close_notified(tls: ssl.SSLObject) -> bool:
+    try:
+        return tls.read(1) == b""
+    except ssl.SSLZeroReturnError:
+        return True
+    except ssl.SSLError:
+        return False
+
+
+def _check_framing(status: int, version: str, headers: list[tuple[bytes, bytes]]) -> bool:
+    """True when the answer says itself where it ends. Two readings of one message are how answers get smuggled."""
+    if not 100 <= status <= 599 or version not in ("1.1", "1.0"):
+        raise ProtocolViolation(f"status {status} in HTTP/{version}")
+    if status == 101:
+        raise ProtocolViolation("switched protocols unasked")
+    fields = dict(headers)
+    length = fields.get(b"content-length")
+    coding = fields.get(b"transfer-encoding")
+    if len(fields) != len(headers):
+        names = [name for name, _ in headers]
+        if names.count(b"content-length") > 1 or names.count(b"transfer-encoding") > 1:
+            raise ProtocolViolation("repeated Content-Length or Transfer-Encoding")
+    if coding is not None and (length is not None or version != "1.1" or coding.strip().lower() != b"chunked"):
+        raise ProtocolViolation("a Transfer-Encoding that is not exactly chunked, or beside a Content-Length")
+    if status < 200:
+        if length is not None or coding is not None:
+            raise ProtocolViolation("an interim answer with a body")
+        return True
+    return length is not None or coding is not None or status in (204, 304)

@@ -1,0 +1,417 @@
+"""Owns one exchange: a client's request, its way to a provider and back, and its one row in the record.
+
+The order is fixed: identity before any body byte, admission before the journal, the journal before the provider, the
+end record before the bytes that complete the answer (docs/architecture.md, "The life of a request").
+"""
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from accounts.ids import uuid7
+from proxy import metrics, record, views
+from proxy.admission import admit
+from proxy.authentication import Identity, authenticate
+from proxy.cycle import ON_DISCONNECT, ClientGone
+from proxy.errors import (
+    CLIENT_CLOSED_REQUEST,
+    BadRequest,
+    Forbidden,
+    InternalError,
+    NotFound,
+    ProxyError,
+    Unavailable,
+    UpstreamBroken,
+    UpstreamTimeout,
+)
+from proxy.incoming import Body, Headers, Receive, Scope, Send, address_of, check_head
+from proxy.limits import Ask
+from proxy.pipeline import Attempts, Outgoing, translate
+from proxy.routing import UNKNOWN_MODEL, Route, route
+from proxy.runtime import Runtime
+from proxy.upstream import Response
+from proxy.upstream import UpstreamError as ConnectionFailure
+from proxy.wire import Call, Decoder, Usage, Wire
+from proxy.wires import WIRES
+from usage.journal import Begin, End, JournalFull
+
+logger = logging.getLogger(__name__)
+
+# A plain answer up to this size is sent only when it is there as a whole: a cut one becomes a clean error.
+HOLD = 4 << 20
+# What has to be translated is held as a whole, up to this size.
+HOLD_AT_MOST = 64 << 20
+LARGE_END = 16 << 10
+
+STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+
+
+class Exchange:
+    """Runs once. `stop` ends it from outside, whatever it waits for."""
+
+    def __init__(self, runtime: Runtime, scope: Scope, receive: Receive, send: Send) -> None:
+        self._runtime = runtime
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._body = Body(runtime)
+        self.began = time.monotonic()
+        self._id = uuid7()
+        self._request_id = str(self._id)
+        self._headers: Headers = [(b"x-request-id", self._request_id.encode())]  # of the answer
+        self._task: asyncio.Task[None] | None = None
+        self._cause = ""  # why it was stopped: client_gone, drained, deadline
+        self._endpoint: views.Endpoint | None = None
+        self._identity: Identity | None = None
+        self._ask: Ask | None = None
+        self._call: Call | None = None
+        self._route: Route | None = None
+        self._attempts: Attempts | None = None  # set: the journal has its begin
+        self._decoder: Decoder | None = None
+        self._usage: Usage | None = None
+        self._error: ProxyError | None = None
+        self._overhead = 0.0
+        self._first_byte_at = 0.0
+        self._status = 0  # as the client was sent it
+        self._complete = False
+        self._ended = False
+
+    async def run(self) -> None:
+        runtime = self._runtime
+        self._task = asyncio.current_task()
+        runtime.exchanges.add(self)
+        try:
+            await self._serve()
+        except ProxyError as error:
+            await self._fail(error)
+        except ClientGone:
+            self._cause = self._cause or "client_gone"
+            raise
+        except asyncio.CancelledError:
+            if not self._cause:  # by the server, not by us: no more awaits to rely on
+                self._cause = "drained"
+                raise
+            await self._stopped()
+        except Exception:
+            logger.exception("exchange %s failed", self._request_id)
+            await self._fail(InternalError("The proxy failed on this request. Its log has more, under the request id."))
+        finally:
+            self._end()
+            self._body.release()
+            runtime.exchanges.discard(self)
+
+    def stop(self, cause: str) -> None:
+        """Ends the exchange: `client_gone`, `drained` or `deadline`. Once it has ended this does nothing."""
+        if not self._ended and not self._cause and self._task is not None:
+            self._cause = cause
+            self._task.cancel()
+
+    async def _stopped(self) -> None:
+        assert self._task is not None
+        self._task.uncancel()
+        if self._cause == "drained":
+            await self._fail(Unavailable("The proxy is shutting down.", code="shutting_down", retryable=False))
+        elif self._cause == "deadline":
+            await self._fail(UpstreamTimeout("The answer took longer than the proxy allows in all."))
+
+    # --- may it go on? -------------------------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        scope, runtime = self._scope, self._runtime
+        headers: Headers = scope["headers"]
+        check_head(runtime, headers)
+        self._identity = await authenticate(runtime, headers, address_of(runtime, scope))
+        self._endpoint = endpoint = views.resolve(scope["path"], scope["method"])
+        body = await self._body.read(headers, self._receive)
+        arrived = time.monotonic()
+        self._watch_client()
+        refusal: ProxyError | None = None
+        try:
+            self._call = endpoint.decode(body)
+        except ProxyError as error:
+            refusal = error  # counts as a request all the same
+        await self._admit()
+        if refusal is not None:
+            raise refusal
+        self._route = self._allowed_route()
+        await self._forward(endpoint, body, arrived)
+
+    def _watch_client(self) -> None:
+        """From the body's end on: a client that leaves ends the exchange. A foreign server tells by `receive` only."""
+        tell = self._scope.get("extensions", {}).get(ON_DISCONNECT)
+        if tell is not None:
+            tell(self._left)
+        else:
+            asyncio.create_task(self._receive()).add_done_callback(self._left)  # type: ignore[arg-type]
+
+    def _left(self, watch: "asyncio.Task[Any] | None" = None) -> None:
+        if watch is None or (not watch.cancelled() and watch.exception() is None):
+            self.stop("client_gone")
+
+    async def _admit(self) -> None:
+        assert self._identity is not None
+        call = self._call
+        tokens = call.tokens_input + call.tokens_output if call else 0
+        admitted = await admit(self._runtime, self._identity, self._request_id, tokens)
+        self._identity, self._ask = admitted.identity, admitted.ask
+        self._headers += admitted.headers
+
+    def _allowed_route(self) -> Route:
+        """Where the model is served. Forbidden when the key may not ask for it, BadRequest beyond its cap."""
+        assert self._identity is not None and self._call is not None
+        policy, call = self._identity.policy, self._call
+        if not call.model:
+            return Route("openai", "")
+        found = route(call.model)
+        if not (policy.allows(call.model) or policy.allows(found.model)):
+            raise Forbidden(
+                f"This proxy key may not use the model {call.model!r}.", param="model", code="model_not_allowed"
+            )
+        if found.provider not in WIRES:
+            raise NotFound(
+                f"{call.model!r} is served by {found.provider}, which is not spoken here yet.",
+                param="model",
+                code="model_not_found",
+            )
+        if policy.max_tokens is not None and call.max_output is not None and call.max_output > policy.max_tokens:
+            raise BadRequest(
+                f"This proxy key may ask for {policy.max_tokens} output tokens at the most.",
+                param="max_tokens",
+                code="max_tokens_exceeded",
+            )
+        return found
+
+    # --- to the provider and back --------------------------------------------------------------------------------
+
+    async def _forward(self, endpoint: views.Endpoint, body: bytes, arrived: float) -> None:
+        found, call, identity = self._route, self._call, self._identity
+        assert found is not None and call is not None and identity is not None
+        wire = WIRES[found.provider]
+        cap = identity.policy.max_tokens if endpoint is views.CHAT else None
+        outgoing = Outgoing(
+            endpoint.method.encode(),
+            wire.target(endpoint.name, found.model, call.stream),
+            self._outgoing_headers(endpoint, wire),
+            wire.encode(body, call, found.model, cap) if body else b"",
+        )
+        self._record_begin(endpoint, call, found)
+        self._attempts = Attempts(self._runtime, wire, found)
+        self._overhead = time.monotonic() - arrived
+        metrics.overhead.observe(self._overhead)
+        response = await self._attempts.run(identity.policy.credentials.get(found.provider, ()), outgoing)
+        try:
+            self._note_answer(response, wire)
+            if call.stream and self._is_event_stream():
+                await self._relay_stream(response, wire.decoder(call))
+            else:
+                await self._relay_plain(response, wire)
+        except ConnectionFailure as error:
+            raise translate(error) from error
+        finally:
+            response.abort()
+
+    def _outgoing_headers(self, endpoint: views.Endpoint, wire: Wire) -> Headers:
+        headers = [
+            (b"accept", b"*/*"),
+            (b"accept-encoding", b"identity"),
+            (b"user-agent", b"aiproxy"),
+            (b"via", b"1.1 " + self._runtime.via),
+            *(pair for pair in self._scope["headers"] if pair[0] in wire.request_headers),
+        ]
+        if endpoint.method == "POST":
+            headers.append((b"content-type", b"application/json"))
+        return headers
+
+    def _note_answer(self, response: Response, wire: Wire) -> None:
+        for name, value in response.headers:
+            if name in wire.response_headers:
+                self._headers.append((name, value))
+            elif name == b"content-encoding" and value.lower() != b"identity":
+                raise UpstreamBroken("The provider compressed its answer although it was asked not to.")
+
+    def _is_event_stream(self) -> bool:
+        return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in self._headers)
+
+    async def _relay_plain(self, response: Response, wire: Wire) -> None:
+        parts, size = [], 0
+        while data := await response.read():
+            self._first_byte_at = self._first_byte_at or time.monotonic()
+            parts.append(data)
+            size += len(data)
+            if size > HOLD and wire.answer is None:
+                await self._relay_large(response, b"".join(parts), wire)
+                return
+            if size > HOLD_AT_MOST:
+                raise UpstreamBroken("The provider's answer is too long to be translated.")
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        if wire.answer is None:
+            self._usage = wire.usage(body)
+        else:
+            assert self._call is not None
+            body, self._usage = wire.answer(body, self._call)
+        self._complete, self._status = True, response.status
+        self._end()
+        await self._start(response.status, [(b"content-length", b"%d" % len(body))])
+        await self._send_body(body, more=False)
+
+    async def _relay_large(self, response: Response, held: bytes, wire: Wire) -> None:
+        """Too large to hold: passed on as it comes, the last piece after the record. Its usage stands at its end."""
+        await self._start(response.status, [])
+        end = held[-LARGE_END:]
+        while data := await response.read():
+            await self._send_body(held)
+            held, end = data, (end + data)[-LARGE_END:]
+        self._usage = wire.usage(end)
+        self._complete = True
+        self._end()
+        await self._send_body(held, more=False)
+
+    async def _relay_stream(self, response: Response, decoder: Decoder) -> None:
+        """The 200 is held until there is something to send: until then a failure still has its own status."""
+        self._decoder = decoder
+        while not decoder.complete and decoder.failure is None and (data := await response.read()):
+            if passed := decoder.feed(data):
+                if not self._status:
+                    self._first_byte_at = time.monotonic()
+                    await self._start(response.status, STREAM_HEADERS)
+                await self._send_body(passed)
+        if not decoder.complete and decoder.failure is None:
+            decoder.flush()
+        if decoder.failure is not None:
+            raise decoder.failure
+        if not decoder.complete:
+            raise UpstreamBroken("The provider's stream ended before its end was said.")
+        if not self._status:
+            await self._start(response.status, STREAM_HEADERS)
+        self._complete = True
+        self._end()
+        await self._send_body(decoder.final, more=False)
+        await _read_out(response)
+
+    # --- how it ends ---------------------------------------------------------------------------------------------
+
+    async def _start(self, status: int, extra: Headers) -> None:
+        self._status = status
+        headers = [*self._headers, *extra, *self._runtime.cors(self._scope["headers"])]
+        if self._attempts is not None and self._attempts.provider_request_id:
+            headers.append((b"x-provider-request-id", self._attempts.provider_request_id))
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def _send_body(self, body: bytes, *, more: bool = True) -> None:
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def _fail(self, error: ProxyError) -> None:
+        """Before the first byte: the error's own status. After it: an error event, and a close without an end."""
+        self._error = error
+        try:
+            if self._status:
+                self._end()
+                if self._decoder is not None and self._route is not None:
+                    await self._send_body(WIRES[self._route.provider].error_event(error))
+                return
+            body = error.render()
+            self._status = error.status
+            self._end()
+            self._headers = [pair for pair in self._headers if pair[0] != b"content-type"]
+            head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *error.headers()]
+            await self._start(error.status, head)
+            await self._send_body(body, more=False)
+        except ClientGone:
+            self._cause = self._cause or "client_gone"
+            raise
+
+    def _record_begin(self, endpoint: views.Endpoint, call: Call, found: Route) -> None:
+        assert self._identity is not None
+        journal, policy = self._runtime.journal, self._identity.policy
+        begin = Begin(
+            id=self._id,
+            user_id=policy.user_id,
+            proxy_key_id=policy.proxy_key_id,
+            endpoint=endpoint.name,
+            model=call.model,
+            provider=found.provider,
+            api_key_id=None,
+            streamed=call.stream,
+        )
+        try:
+            if not journal.room():
+                raise JournalFull
+            journal.begin(begin)
+        except (JournalFull, OSError) as error:
+            raise Unavailable(
+                "The proxy cannot record requests now, so it takes none. Try again.",
+                code="record_unavailable",
+                retry_after_ms=5000,
+            ) from error
+
+    def _end(self) -> None:
+        """Exactly once: the actual tokens replace the estimate, the slot is freed, the row is written."""
+        if self._ended:
+            return
+        self._ended = True
+        if self._identity is None:
+            metrics.refused[(str(self._status or CLIENT_CLOSED_REQUEST),)] += 1
+            return
+        usage, source = self._tokens()
+        if self._ask is not None:
+            self._runtime.limiter.settle(self._ask, usage.total)
+        times = record.Times(self.began, self._first_byte_at, time.monotonic())
+        end = self._end_record(usage, source, times)
+        record.count(end, usage, times)
+        try:
+            if self._attempts is not None or self._runtime.journal.room():
+                self._runtime.journal.end(end)
+        except (JournalFull, OSError):
+            logger.exception("exchange %s is not recorded", self._request_id)
+
+    def _tokens(self) -> tuple[Usage, str]:
+        """As the provider counted; else our estimate if a provider may have worked on it; else nothing."""
+        usage = self._usage or (self._decoder.usage if self._decoder else None)
+        if usage is not None and usage.is_count():
+            return usage, "provider"
+        refused = self._error is not None and self._error.complete_answer and self._decoder is None
+        if self._call is None or self._attempts is None or not self._attempts.made or refused:
+            return Usage(), "none"
+        seen = self._decoder.chunks if self._decoder else 0
+        return Usage(self._call.tokens_input, seen, self._call.tokens_input + seen), "estimated"
+
+    def _end_record(self, usage: Usage, source: str, times: record.Times) -> End:
+        assert self._identity is not None
+        policy, call, found = self._identity.policy, self._call, self._route
+        credential = self._attempts.credential if self._attempts else None
+        return End(
+            id=self._id,
+            user_id=policy.user_id,
+            proxy_key_id=policy.proxy_key_id,
+            endpoint=self._endpoint.name if self._endpoint else "",
+            model=call.model if call and found else UNKNOWN_MODEL,
+            provider=found.provider if found else "",
+            api_key_id=credential.api_key_id if credential else None,
+            streamed=bool(call and call.stream),
+            outcome=record.outcome(complete=self._complete, cause=self._cause, error=self._error),
+            status_code=self._status or CLIENT_CLOSED_REQUEST,
+            error_message=self._error.message if self._error else "",
+            tokens_input=usage.input,
+            tokens_output=usage.output,
+            tokens_total=usage.total,
+            tokens_cached=usage.cached,
+            tokens_reasoning=usage.reasoning,
+            usage_source=source,
+            latency_ms=record.milliseconds(times.began, times.ended),
+            ttft_ms=record.milliseconds(times.began, times.first_byte) if times.first_byte else None,
+            overhead_ms=round(self._overhead * 1000, 3) if self._overhead else None,
+            provider_request_id=self._attempts.provider_request_id.decode("latin-1") if self._attempts else "",
+        )
+
+
+async def _read_out(response: Response) -> None:
+    """A finished stream's last chunk follows at once: reading it keeps the connection for the next one."""
+    if response.try_read() == b"":
+        return
+    try:
+        async with asyncio.timeout(1):
+            while await response.read():
+                pass
+    except (TimeoutError, ConnectionFailure):
+        pass

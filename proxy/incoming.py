@@ -1,0 +1,75 @@
+"""Owns what a client sent: where it came from, whether it has been here before, and its body, within bounds."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from accounts.addresses import client_address
+from proxy.cycle import ClientGone
+from proxy.errors import BadRequest, BodyTooLarge, LoopDetected, Unavailable
+from proxy.runtime import Runtime
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+
+def check_head(runtime: Runtime, headers: Headers) -> None:
+    """LoopDetected and BadRequest, before anything is read or asked."""
+    for name, value in headers:
+        if name == b"via" and runtime.via in value:
+            raise LoopDetected(
+                "This request has been through this proxy before: a provider's base URL points back at it."
+            )
+        if name == b"content-encoding" and value.strip().lower() != b"identity":
+            raise BadRequest("Compressed request bodies are not taken; send it as it is.", code="content_encoding")
+
+
+def address_of(runtime: Runtime, scope: Scope) -> str:
+    """The client's address, past our own proxies."""
+    client = scope.get("client")
+    peer = str(client[0]) if client else ""
+    if not runtime.trusted:
+        return peer
+    forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    return client_address(peer, forwarded, runtime.trusted)
+
+
+class Body:
+    """A request's body; counts against the worker's total until it is released."""
+
+    __slots__ = ("_runtime", "_size")
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._size = 0
+
+    async def read(self, headers: Headers, receive: Receive) -> bytes:
+        """The whole body. BodyTooLarge beyond the cap; Unavailable when all bodies together are too much."""
+        runtime, parts = self._runtime, []
+        for name, value in headers:
+            if name == b"content-length" and value.isdigit() and int(value) > runtime.max_body:
+                raise self._too_large()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            part = message.get("body", b"")
+            parts.append(part)
+            self._size += len(part)
+            runtime.bodies += len(part)
+            if self._size > runtime.max_body:
+                raise self._too_large()
+            if runtime.bodies > runtime.max_bodies:
+                raise Unavailable(
+                    "Too many large requests are under way. Try again.", code="overloaded", retry_after_ms=1000
+                )
+            if not message.get("more_body", False):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def release(self) -> None:
+        self._runtime.bodies -= self._size
+        self._size = 0
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"The body is larger than {self._runtime.max_body} bytes.")

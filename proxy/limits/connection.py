@@ -1,0 +1,229 @@
+"""One connection to Redis that answers in order: what is asked during one turn of the loop leaves in one write.
+
+Owns the socket, the time-out and the pairing of replies with those who wait. Must not know scripts, limits or when to
+reconnect. Replies carry no number, only a position, so a connection that missed one is never used again.
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Protocol, cast
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import hiredis
+
+from proxy.limits import LimiterAway
+
+# The stub of hiredis describes a tuple of one element.
+pack = cast("Callable[[tuple[str | int, ...]], bytes]", hiredis.pack_command)
+# Time for the loop to read its sockets once before a reply is called missing: uvloop runs timers before input, so after
+# a turn that took long the reply may be here already, unread.
+_SECOND_LOOK = 0.001
+
+
+class Receipt(Protocol):
+    """Waits for a reply without a coroutine."""
+
+    def received(self, reply: Any) -> None: ...
+
+    def lost(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where Redis is, from redis://, rediss:// or unix://; the password stays out of repr()."""
+
+    host: str = "localhost"
+    port: int = 6379
+    path: str = ""
+    tls: bool = False
+    db: int = 0
+    username: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+    ca_file: str = ""
+    verify: bool = True
+
+    @classmethod
+    def parse(cls, url: str) -> "Address":
+        """As redis-py reads them, with ?db=, ?ssl_ca_certs=, ?ssl_cert_reqs=none. ValueError repeats no part of it."""
+        try:
+            parts = urlsplit(url)
+            query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+            local = parts.scheme == "unix"
+            number = int(query.get("db") or ("" if local else parts.path.strip("/")) or "0")
+            port = parts.port or 6379
+        except ValueError:
+            raise ValueError("Not a Redis URL: its host, port or database number cannot be read") from None
+        if parts.scheme not in ("redis", "rediss", "unix"):
+            raise ValueError("A Redis URL starts with redis://, rediss:// or unix://")
+        return cls(
+            host=parts.hostname or "localhost",
+            port=port,
+            path=unquote(parts.path) if local else "",
+            tls=parts.scheme == "rediss",
+            db=number,
+            username=unquote(parts.username or ""),
+            password=unquote(parts.password or ""),
+            ca_file=query.get("ssl_ca_certs", ""),
+            verify=query.get("ssl_cert_reqs", "required") != "none",
+        )
+
+    def __str__(self) -> str:
+        return self.path or f"{self.host}:{self.port}"
+
+    def greeting(self) -> list[tuple[str, ...]]:
+        """What a new connection says before anything else."""
+        commands: list[tuple[str, ...]] = []
+        if self.password:
+            commands.append(("AUTH", self.username, self.password) if self.username else ("AUTH", self.password))
+        if self.db:
+            commands.append(("SELECT", str(self.db)))
+        return commands
+
+
+class Connection(asyncio.Protocol):
+    """`on_lost(reason)` is called once, after everything that still waited was told."""
+
+    def __init__(self, *, timeout: float, on_lost: Callable[["Connection", str], None]) -> None:
+        self.closed = False
+        self._timeout = timeout
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._reader = hiredis.Reader(encoding="utf-8", errors="replace")
+        self._waiting: deque[tuple[float, asyncio.Future[Any] | None, Receipt | None]] = deque()
+        self._out: list[bytes] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._overdue: tuple[float, asyncio.Future[Any] | None, Receipt | None] | None = None
+
+    def call(self, packed: bytes) -> asyncio.Future[Any]:
+        """The reply, a hiredis.ReplyError included; LimiterAway when the connection goes first."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if self.closed:
+            future.set_exception(LimiterAway("not connected"))
+        else:
+            self._send(packed, future, None)
+        return future
+
+    def post(self, packed: bytes, receipt: Receipt) -> None:
+        if self.closed:
+            receipt.lost()
+        else:
+            self._send(packed, None, receipt)
+
+    def hurry(self, timeout: float) -> None:
+        """From now on, this long for a reply."""
+        self._timeout = timeout
+        if self._timer is not None:
+            self._timer.cancel()
+            self._check()
+
+    def drop(self, reason: str) -> None:
+        """Close at once. Whoever waits is told; a reply that is still under way is never read."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+        self._out.clear()
+        waiting, self._waiting = self._waiting, deque()
+        for _, future, receipt in waiting:
+            if receipt is not None:
+                receipt.lost()
+            elif future is not None and not future.done():
+                future.set_exception(LimiterAway(reason))
+        self._on_lost(self, reason)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
+
+    def data_received(self, data: bytes) -> None:
+        if self.closed:
+            return
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not False:
+                _, future, receipt = self._waiting.popleft()
+                if receipt is not None:
+                    receipt.received(reply)
+                elif future is not None and not future.done():
+                    future.set_result(reply)
+        except (hiredis.ProtocolError, IndexError):
+            self.drop("it does not speak the Redis protocol")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.drop("connection lost")
+
+    def _send(self, packed: bytes, future: asyncio.Future[Any] | None, receipt: Receipt | None) -> None:
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(packed)
+        self._waiting.append((self._loop.time(), future, receipt))
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._timeout, self._check)
+
+    def _flush(self) -> None:
+        if self._out and self._transport is not None:
+            self._transport.write(b"".join(self._out))
+            self._out.clear()
+
+    def _check(self) -> None:
+        """One timer for all: it follows the oldest request that waits, and is gone while none does."""
+        self._timer = None
+        if not self._waiting:
+            return
+        oldest = self._waiting[0]
+        left = oldest[0] + self._timeout - self._loop.time()
+        if left <= 0 and oldest is self._overdue:
+            self.drop(f"no reply within {self._timeout * 1000:.0f} ms")
+            return
+        self._overdue = oldest if left <= 0 else None
+        self._timer = self._loop.call_later(max(left, _SECOND_LOOK), self._check)
+
+
+async def connect(address: Address, *, timeout: float, on_lost: Callable[[Connection, str], None]) -> Connection:
+    """Connected, authenticated and in its database; LimiterAway says why not."""
+    loop = asyncio.get_running_loop()
+
+    def protocol() -> Connection:
+        return Connection(timeout=timeout, on_lost=on_lost)
+
+    try:
+        async with asyncio.timeout(timeout):
+            if address.path:
+                _, connection = await loop.create_unix_connection(protocol, address.path)
+            else:
+                context = _ssl_context(address.ca_file, verify=address.verify) if address.tls else None
+                _, connection = await loop.create_connection(protocol, address.host, address.port, ssl=context)
+    except (OSError, TimeoutError) as exc:
+        raise LimiterAway(f"cannot connect: {_reason(exc)}") from None
+    try:
+        for command in address.greeting():
+            reply = await connection.call(pack(command))
+            if isinstance(reply, hiredis.ReplyError):
+                raise LimiterAway(f"{command[0]} refused: {str(reply).split(' ')[0]}")
+    except BaseException:
+        connection.drop("not used")
+        raise
+    return connection
+
+
+@cache
+def _ssl_context(ca_file: str, *, verify: bool) -> ssl.SSLContext:
+    """Reading the trust roots takes milliseconds: once a process, not once an attempt."""
+    context = ssl.create_default_context(cafile=ca_file or None)
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, TimeoutError):
+        return "time-out"
+    return getattr(exc, "strerror", None) or type(exc).__name__

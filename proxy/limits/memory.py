@@ -1,0 +1,226 @@
+"""Limits inside one process: for a service without Redis, and for the time while Redis is away.
+
+Owns the buckets and slots of this process and nothing that outlives it. Must not know Redis or epochs (it never says
+"stale"). The same rules as admit.lua and settle.lua, held to them by the same tests.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from proxy.limits import PARALLEL_RETRY_MS, SLOT_SECONDS, UNITS, Admission, Ask, Kind, Limit
+
+# A new account makes us look at this many others and drop the idle ones: faster than they come, so memory is bounded.
+_LOOKED_OVER = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The levels that a common limiter left a scope at (None: no such bucket), and when, in ms of our clock."""
+
+    requests: int | None
+    tokens: int | None
+    at: int
+
+
+@dataclass(slots=True)
+class _Account:
+    """The state of one scope: our share of its limit (None: unlimited) and the levels of its buckets."""
+
+    limit: Limit
+    rpm: int | None
+    tpm: int | None
+    parallel: int | None
+    requests: int
+    tokens: int
+    at: int
+    full_at: int = 0
+    # Request id -> when its slot expires. All live equally long, so the order of arrival is the order of expiry.
+    slots: dict[str, int] = field(default_factory=dict)
+
+    def refill(self, now: int) -> None:
+        elapsed = now - self.at
+        self.at = now
+        if self.rpm is not None:
+            self.requests = min(self.rpm * UNITS, self.requests + elapsed * self.rpm)
+        if self.tpm is not None:
+            self.tokens = min(self.tpm * UNITS, self.tokens + elapsed * self.tpm)
+
+    def live(self) -> int:
+        """Slots that count."""
+        expired = 0
+        for expiry in self.slots.values():
+            if expiry > self.at:
+                break
+            expired += 1
+        return len(self.slots) - expired
+
+    def note_full(self) -> None:
+        requests = _until_full(self.requests, self.rpm) if self.rpm else 0
+        tokens = _until_full(self.tokens, self.tpm) if self.tpm else 0
+        self.full_at = self.at + max(requests, tokens)
+
+
+class MemoryLimiter:
+    """Enforces each limit divided by `share`, at least 1 of it: `share` workers go on without a common count."""
+
+    def __init__(
+        self,
+        share: int = 1,
+        *,
+        slot_seconds: float = SLOT_SECONDS,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.share = max(1, share)
+        self._slot_ms = int(slot_seconds * 1000)
+        self._clock = clock
+        self._accounts: dict[str, _Account] = {}
+        self._seen: Callable[[str], Seen | None] | None = None
+        self._taken_over_at = -1
+
+    def __len__(self) -> int:
+        """Scopes held in memory."""
+        return len(self._accounts)
+
+    def now_ms(self) -> int:
+        return self._clock() // 1_000_000
+
+    def take_over(self, seen: Callable[[str], Seen | None]) -> None:
+        """Go on, now, from the levels that another limiter left: a switch to this one hands out no second burst."""
+        self._seen = seen
+        self._taken_over_at = self.now_ms()
+
+    async def admit(self, ask: Ask) -> Admission:
+        ask.owner = self
+        now = self.now_ms()
+        held = len(self._accounts)
+        accounts = [self._open(limit, now) for limit in ask.limits]
+        admission = _denial(ask, accounts)
+        if admission is None:
+            admission = Admission("ok")
+            for account in accounts:
+                self._charge(ask, account)
+        _describe(admission, accounts)
+        if len(self._accounts) > held:
+            self._drop_idle(now)
+        return admission
+
+    def settle(self, ask: Ask, tokens: int) -> None:
+        for limit in ask.limits:
+            account = self._accounts.get(limit.scope)
+            if account is None or account.slots.pop(ask.request_id, None) is None or account.tpm is None:
+                continue
+            account.refill(self.now_ms())
+            account.tokens = min(account.tpm * UNITS, account.tokens + (ask.tokens - tokens) * UNITS)
+            account.note_full()
+
+    async def read_epochs(self, keys: Sequence[str]) -> tuple[str, ...]:
+        return ()
+
+    async def close(self) -> None:
+        self._accounts.clear()
+
+    def _open(self, limit: Limit, now: int) -> _Account:
+        account = self._accounts.get(limit.scope)
+        if account is None or (account.limit is not limit and account.limit != limit):
+            account = self._accounts[limit.scope] = self._account(limit, account)
+        if account.at < self._taken_over_at:
+            self._catch_up(account)
+        account.refill(now)
+        # An expired slot is kept as long again: until then a late settle still corrects its tokens.
+        while account.slots and (oldest := next(iter(account.slots.items())))[1] <= now - self._slot_ms:
+            del account.slots[oldest[0]]
+        return account
+
+    def _account(self, limit: Limit, before: _Account | None) -> _Account:
+        """A full one, or what is left of the one that was under another limit."""
+        rpm, tpm, parallel = self._part(limit.rpm), self._part(limit.tpm), self._part(limit.max_parallel)
+        account = _Account(limit, rpm, tpm, parallel, (rpm or 0) * UNITS, (tpm or 0) * UNITS, at=-1)
+        if before is not None:
+            account.at, account.full_at, account.slots = before.at, before.full_at, before.slots
+            if before.rpm is not None:
+                account.requests = min(account.requests, before.requests)
+            if before.tpm is not None:
+                account.tokens = min(account.tokens, before.tokens)
+        return account
+
+    def _catch_up(self, account: _Account) -> None:
+        seen = self._seen(account.limit.scope) if self._seen is not None else None
+        if seen is None or seen.at <= account.at:
+            return
+        account.at = seen.at
+        if seen.requests is not None:
+            account.requests = seen.requests // self.share
+        if seen.tokens is not None:
+            account.tokens = seen.tokens // self.share
+
+    def _charge(self, ask: Ask, account: _Account) -> None:
+        if account.rpm is not None:
+            account.requests -= UNITS
+        if account.tpm is not None:
+            account.tokens -= ask.tokens * UNITS
+        if account.tpm is not None or account.parallel is not None:
+            account.slots[ask.request_id] = account.at + self._slot_ms
+        account.note_full()
+
+    def _part(self, limit: int | None) -> int | None:
+        return max(1, limit // self.share) if limit else limit
+
+    def _drop_idle(self, now: int) -> None:
+        """Look at the next accounts in turn: drop those that equal no account at all, put the others at the end."""
+        for _ in range(min(_LOOKED_OVER, len(self._accounts))):
+            scope = next(iter(self._accounts))
+            account = self._accounts.pop(scope)
+            newest = next(reversed(account.slots.values()), None)
+            if now < account.full_at or (newest is not None and newest > now - self._slot_ms):
+                self._accounts[scope] = account
+
+
+def _denial(ask: Ask, accounts: list[_Account]) -> Admission | None:
+    for account in accounts:
+        if account.limit.tpm is not None and ask.tokens > account.limit.tpm:
+            return Admission("too_large", kind="tokens", scope=account.limit.scope)
+    denial: Admission | None = None
+    for account in accounts:
+        for kind, wait in _waits(ask.tokens, account):
+            if denial is None or wait > denial.retry_after_ms:
+                denial = Admission("limited", kind=kind, scope=account.limit.scope, retry_after_ms=wait)
+    return denial
+
+
+def _waits(tokens: int, account: _Account) -> list[tuple[Kind, int]]:
+    """What does not fit now, and in how many milliseconds it will."""
+    waits: list[tuple[Kind, int]] = []
+    if account.rpm is not None and account.requests < UNITS:
+        waits.append(("requests", _until(UNITS, account.requests, account.rpm)))
+    if account.tpm is not None and tokens:
+        # What fits the whole limit but not our share of it may take the whole share, and leaves a debt.
+        need = min(tokens, account.tpm) * UNITS
+        if account.tokens < need:
+            waits.append(("tokens", _until(need, account.tokens, account.tpm)))
+    if account.parallel is not None and account.live() >= account.parallel:
+        waits.append(("parallel", PARALLEL_RETRY_MS))
+    return waits
+
+
+def _describe(admission: Admission, accounts: list[_Account]) -> None:
+    for account in accounts:
+        if account.rpm is not None:
+            remaining = max(0, account.requests // UNITS)
+            if admission.remaining_requests is None or remaining < admission.remaining_requests:
+                admission.limit_requests, admission.remaining_requests = account.rpm, remaining
+                admission.reset_requests_ms = _until_full(account.requests, account.rpm)
+        if account.tpm is not None:
+            remaining = max(0, account.tokens // UNITS)
+            if admission.remaining_tokens is None or remaining < admission.remaining_tokens:
+                admission.limit_tokens, admission.remaining_tokens = account.tpm, remaining
+                admission.reset_tokens_ms = _until_full(account.tokens, account.tpm)
+
+
+def _until(goal: int, level: int, rate: int) -> int:
+    """Milliseconds, rounded up; a bucket that never refills is worth asking again in a minute."""
+    return -((level - goal) // rate) if rate else UNITS
+
+
+def _until_full(level: int, rate: int) -> int:
+    return _until(rate * UNITS, level, rate) if rate else 0

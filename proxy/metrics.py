@@ -1,0 +1,106 @@
+"""Owns the data plane's metrics. Labels come from closed sets only.
+
+A request adds to plain numbers; four times a second `flush` moves them into Prometheus, whose every step takes a lock.
+"""
+
+from bisect import bisect_left
+from collections import Counter as Tally
+from functools import lru_cache
+from typing import Any
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+class BulkHistogram(Histogram):
+    """A histogram that takes many observations in one step."""
+
+    def add(self, counts: list[int], total: float) -> None:
+        """`counts`: observations a bucket, in the order of the bounds, the last one beyond them all."""
+        self._sum.inc(total)
+        for bucket, count in zip(self._buckets, counts, strict=True):
+            if count:
+                bucket.inc(count)
+
+
+class Series:
+    """The observations of one histogram child since the last flush."""
+
+    __slots__ = ("_bounds", "_child", "_counts", "_total")
+
+    def __init__(self, child: BulkHistogram, bounds: tuple[float, ...]) -> None:
+        self._child, self._bounds = child, bounds
+        self._counts, self._total = [0] * (len(bounds) + 1), 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._total += value
+
+    def flush(self) -> None:
+        if any(self._counts):
+            self._child.add(self._counts, self._total)
+            self._counts, self._total = [0] * len(self._counts), 0.0
+
+
+_exchanges = Counter(
+    "aiproxy_exchanges_total", "Ended exchanges of known clients.", ["endpoint", "provider", "outcome", "status"]
+)
+_tokens = Counter("aiproxy_tokens_total", "Tokens of ended exchanges.", ["provider", "direction"])
+_refused = Counter("aiproxy_anonymous_refusals_total", "Requests refused before they were anybody's.", ["status"])
+_attempts = Counter("aiproxy_upstream_attempts_total", "Calls to providers, by outcome.", ["provider", "result"])
+_LABELS = ["endpoint", "provider"]
+_seconds = BulkHistogram("aiproxy_exchange_seconds", "From arrival to the last byte.", _LABELS, buckets=_SECONDS)
+_first_byte = BulkHistogram("aiproxy_first_byte_seconds", "From arrival to the first.", _LABELS, buckets=_SECONDS)
+_OVERHEAD = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 1.0)
+_overhead = BulkHistogram("aiproxy_overhead_seconds", "From the request's last byte to the call.", buckets=_OVERHEAD)
+open_exchanges = Gauge("aiproxy_open_exchanges", "Exchanges under way.", multiprocess_mode="livesum")
+body_bytes = Gauge("aiproxy_body_bytes", "Request bodies in memory, bytes.", multiprocess_mode="livesum")
+limiter_degraded = Gauge(
+    "aiproxy_limiter_degraded", "Workers that enforce limits without Redis.", multiprocess_mode="livesum"
+)
+loop_lag = Histogram(
+    "aiproxy_event_loop_lag_seconds",
+    "How late a timer of the event loop fires.",
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
+)
+
+# What has been counted since the last flush, by labels.
+exchanges: Tally[tuple[str, str, str, str]] = Tally()
+tokens: Tally[tuple[str, str]] = Tally()
+refused: Tally[tuple[str]] = Tally()
+attempts: Tally[tuple[str, str]] = Tally()
+overhead = Series(_overhead, _OVERHEAD)
+
+
+@lru_cache(maxsize=256)
+def seconds(endpoint: str, provider: str) -> Series:
+    return _kept(Series(_seconds.labels(endpoint, provider), _SECONDS))
+
+
+@lru_cache(maxsize=256)
+def first_byte(endpoint: str, provider: str) -> Series:
+    return _kept(Series(_first_byte.labels(endpoint, provider), _SECONDS))
+
+
+_series = [overhead]
+
+
+def _kept(series: Series) -> Series:
+    _series.append(series)
+    return series
+
+
+def flush() -> None:
+    _drain(_exchanges, exchanges)
+    _drain(_tokens, tokens)
+    _drain(_refused, refused)
+    _drain(_attempts, attempts)
+    for series in _series:
+        series.flush()
+
+
+def _drain(counter: Counter, tally: Tally[Any]) -> None:
+    for labels, count in tally.items():
+        counter.labels(*labels).inc(count)
+    tally.clear()

@@ -1,0 +1,44 @@
+"""Owns what is written down of an exchange: its begin, its end, its metrics. Builds them; the journal keeps them."""
+
+import msgspec
+
+from proxy import metrics
+from proxy.errors import InternalError, ProxyError, UpstreamError, UpstreamTimeout
+from proxy.wire import Usage
+from usage.journal import End
+
+
+class Times(msgspec.Struct, frozen=True):
+    """Monotonic seconds; 0.0 where it did not come to that."""
+
+    began: float
+    first_byte: float
+    ended: float
+
+
+def outcome(*, complete: bool, cause: str, error: ProxyError | None) -> str:
+    """One of usage.models.Outcome; `cause` is why the exchange was stopped from outside."""
+    if complete:
+        return "ok"
+    if cause in {"client_gone", "drained"}:
+        return cause
+    if isinstance(error, UpstreamTimeout):
+        return "timeout"
+    if isinstance(error, UpstreamError):
+        return "provider_error"
+    return "error" if error is None or isinstance(error, InternalError) else "refused"
+
+
+def count(end: End, usage: Usage, times: Times) -> None:
+    metrics.exchanges[end.endpoint, end.provider, end.outcome, str(end.status_code)] += 1
+    if end.provider:
+        metrics.seconds(end.endpoint, end.provider).observe(times.ended - times.began)
+        if times.first_byte:
+            metrics.first_byte(end.endpoint, end.provider).observe(times.first_byte - times.began)
+        if usage.total:
+            metrics.tokens[end.provider, "input"] += usage.input
+            metrics.tokens[end.provider, "output"] += usage.output
+
+
+def milliseconds(start: float, end: float) -> int:
+    return int((end - start) * 1000)

@@ -1,0 +1,160 @@
+"""Owns what one worker has open for its exchanges: policies, limiter, journal, connections. Made after the fork."""
+
+import asyncio
+import hashlib
+import logging
+import ssl
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from django.conf import settings
+
+from accounts.addresses import networks
+from accounts.keys import Peppers
+from proxy import metrics
+from proxy.limits import Limiter
+from proxy.limits.guarded import GuardedLimiter
+from proxy.limits.memory import MemoryLimiter
+from proxy.limits.redis import RedisLimiter
+from proxy.policy import Policies, Policy
+from proxy.upstream import Origin, Pool, Timeouts
+from usage.journal import Journal
+from vault import keyring
+from vault.providers import PROVIDERS
+
+if TYPE_CHECKING:
+    from proxy.exchange import Exchange
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a provider's requests go: the origin, and the path that all targets begin with."""
+
+    origin: Origin
+    path: str
+
+
+@lru_cache(maxsize=1024)
+def destination(base_url: str) -> Destination:
+    parts = urlsplit(base_url)
+    if not parts.hostname or parts.scheme not in {"http", "https"}:
+        raise ValueError(f"not a base URL: {base_url!r}")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return Destination(Origin(parts.scheme, parts.hostname, port), parts.path.rstrip("/"))
+
+
+def instance_id() -> str:
+    """Our name in `Via`: the same on every worker and machine of one installation."""
+    return settings.AIPROXY_INSTANCE_ID or hashlib.sha256(b"via" + settings.SECRET_KEY.encode()).hexdigest()[:16]
+
+
+class Runtime:
+    def __init__(self) -> None:
+        self.via = f"aiproxy-{instance_id()}".encode()
+        self.trusted = networks(settings.AIPROXY_TRUSTED_PROXIES)
+        self.cors_origins = frozenset(origin.encode() for origin in settings.AIPROXY_CORS_ORIGINS)
+        self.max_body: int = settings.AIPROXY_MAX_BODY
+        self.max_bodies: int = settings.AIPROXY_MAX_BODIES
+        self.total_timeout: float = settings.AIPROXY_TOTAL_TIMEOUT
+        self.bodies = 0  # bytes of request bodies in memory
+        self.exchanges: set[Exchange] = set()
+        self.peppers = Peppers.from_settings()
+        self._resigned: set[bytes] = set()  # old verifiers that have been reported
+        self.keyring = keyring.current()
+        self.base_urls = {slug: provider.base_url for slug, provider in PROVIDERS.items()}
+        self.timeouts = Timeouts(
+            connect=settings.AIPROXY_CONNECT_TIMEOUT,
+            tls=settings.AIPROXY_TLS_TIMEOUT,
+            first_byte=settings.AIPROXY_FIRST_BYTE_TIMEOUT,
+            idle=settings.AIPROXY_STREAM_IDLE_TIMEOUT,
+        )
+        self.journal = Journal(
+            Path(settings.AIPROXY_DATA_DIR) / "journal", segment_bytes=settings.AIPROXY_JOURNAL_SEGMENT
+        )
+        self.limiter = self._limiter()
+        self.policies = Policies(
+            read_epochs=self.limiter.read_epochs if settings.REDIS_URL else None,
+            max_age=settings.AIPROXY_POLICY_MAX_AGE,
+        )
+        self.pool = self._pool()
+        self._watch: asyncio.Task[None] | None = None
+
+    def epochs_by_database(self) -> bool:
+        """Whether the limiter cannot tell the epochs: there is no Redis, or it is away."""
+        return not isinstance(self.limiter, GuardedLimiter) or self.limiter.degraded
+
+    def cors(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """What lets an allowed web page read the answer (Fetch, "CORS protocol"); nothing for any other."""
+        if not self.cors_origins:
+            return []
+        origin = next((value for name, value in headers if name == b"origin"), b"")
+        if origin not in self.cors_origins:
+            return [(b"vary", b"origin")]
+        return [
+            (b"access-control-allow-origin", origin),
+            (b"access-control-expose-headers", b"*"),
+            (b"vary", b"origin"),
+        ]
+
+    def sign_anew(self, policy: Policy, key: str) -> None:
+        """A key that was verified by an old pepper gets a verifier by the present one, once the shipper writes it."""
+        if not self.peppers.is_primary(policy.verifier) and policy.verifier not in self._resigned:
+            self._resigned.add(policy.verifier)
+            verifier = self.peppers.sign(policy.key_id, policy.user_id, key)
+            self.journal.key_resigned(policy.proxy_key_id, verifier)
+
+    async def open(self) -> None:
+        for provider in PROVIDERS.values():
+            if provider.is_moved:
+                logger.warning("%s is asked at %s instead of its official address", provider.title, provider.base_url)
+        await asyncio.to_thread(self.journal.open)
+        if isinstance(self.limiter, GuardedLimiter):
+            await self.limiter.start()
+        self._watch = asyncio.create_task(self._watch_over())
+
+    async def close(self) -> None:
+        if self._watch:
+            self._watch.cancel()
+        metrics.flush()
+        self.policies.close()
+        await self.pool.close()
+        await self.limiter.close()
+        await asyncio.to_thread(self.journal.close)
+
+    def _limiter(self) -> Limiter:
+        if not settings.REDIS_URL:
+            return MemoryLimiter()
+        redis = RedisLimiter(settings.REDIS_URL, timeout=settings.AIPROXY_REDIS_TIMEOUT)
+        limiter = GuardedLimiter(redis, MemoryLimiter(share=settings.AIPROXY_WORKERS))
+        limiter.on_change.append(lambda degraded: metrics.limiter_degraded.set(int(degraded)))
+        limiter.on_reconnect.append(lambda: self.policies.flush())
+        return limiter
+
+    @staticmethod
+    def _pool() -> Pool:
+        context = ssl.create_default_context()
+        if settings.AIPROXY_UPSTREAM_CA_FILE:
+            context.load_verify_locations(settings.AIPROXY_UPSTREAM_CA_FILE)
+        proxy = settings.AIPROXY_UPSTREAM_PROXY
+        return Pool(ssl_context=context, connect_proxy=destination(proxy).origin if proxy else None)
+
+    async def _watch_over(self) -> None:
+        """What costs too much at every request; how late this timer fires is how long a callback ran."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + 0.25
+            await asyncio.sleep(0.25)
+            metrics.loop_lag.observe(max(0.0, loop.time() - due))
+            metrics.open_exchanges.set(len(self.exchanges))
+            metrics.body_bytes.set(self.bodies)
+            metrics.flush()
+            overdue = time.monotonic() - self.total_timeout
+            for exchange in [exchange for exchange in self.exchanges if exchange.began < overdue]:
+                exchange.stop("deadline")

@@ -1,0 +1,444 @@
+"""The HTTP/1.1 server side: what an ASGI application cannot do for itself.
+
+Owns one client connection: limits on the request head, every time-out, back-pressure in both directions, one request at
+a time, and closing so that the client sees the answer. What a request means is decided in proxy/framing.py, what the
+application sees in proxy/cycle.py. Knows no Django: the worker sets `ProxyProtocol.limits`.
+"""
+
+import asyncio
+import json
+import math
+import socket
+import struct
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from proxy.cycle import HIGH_WATER, ClientGone, Cycle
+from proxy.framing import (
+    BARE_LF,
+    CHUNKED,
+    HEAD_END,
+    UPGRADE_FIELD,
+    ChunkedEnd,
+    Refused,
+    RequestLine,
+    check_fields,
+    malformed,
+    parse_request_line,
+)
+from proxy.server_limits import Limits, Watch
+
+__all__ = ["ClientGone", "Limits", "ProxyProtocol"]
+
+# What a connection is doing: collecting a request head; receiving the body; waiting for the application's answer;
+# passing over the rest of an unwanted request so that the client reads the answer; sending its last bytes.
+HEAD, BODY, ANSWER, LINGER, CLOSED = range(5)
+
+# A refused body of at most this many bytes is passed over and the connection kept; of a longer one it is closed.
+DISCARDABLE = 65_536
+# Up to here a copy costs less than a view.
+COPIED = 4_096
+
+
+class ProxyProtocol(HttpToolsProtocol):
+    """One client connection under uvicorn; use as `uvicorn.Config(http=ProxyProtocol)`."""
+
+    limits: ClassVar[Limits] = Limits()
+    _watches: ClassVar[WeakKeyDictionary[ServerState, Watch]] = WeakKeyDictionary()
+
+    cycle: Cycle | None  # type: ignore[assignment]
+    # The parser calls what is there: the request line is read from the head in one piece.
+    on_message_begin = None  # type: ignore[assignment]
+    on_url = None  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.headers = []
+        self._asgi = {"version": self.asgi_version, "spec_version": "2.4"}
+        self._phase = HEAD
+        self._pending = bytearray()  # an incomplete head, or what came after the request being served
+        self._deadline = math.inf
+        self._write_deadline = math.inf
+        self._unsent = 0
+        self._closing = False
+        self._head_seen = False
+        self._message_seen = False
+        self._parser_keep_alive = False
+        self._body_left = 0
+        self._chunked: ChunkedEnd | None = None
+        self._linger_left = 0
+        self._raw_line = b""
+        self._line: RequestLine
+
+    # --- The connection ------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=HIGH_WATER)
+        watch = self._watches.get(self.server_state)
+        if watch is None:
+            watch = self._watches[self.server_state] = Watch(self.loop, self.connections)
+        watch.start(self.limits.tick)
+        self._deadline = self.loop.time() + self.limits.header_timeout
+        if len(self.connections) > self.limits.connections:
+            watch.full(self.limits.connections)
+            if len(self.connections) > self.limits.connections + self.limits.connections_refused:
+                self.abort()
+            else:
+                self.refuse(Refused(503, "overloaded", "The server has too many connections; try again shortly."))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.connections.discard(self)
+        self._phase = CLOSED
+        self._pending.clear()
+        if self.cycle is not None:
+            self.cycle.disconnect()
+        self.flow.resume_writing()
+        self.transport.close()
+        self.parser = None  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        phase = self._phase
+        if phase == HEAD:
+            if not self._pending and data[0] != 13 and (end := data.find(HEAD_END)) > 0:
+                self._start(data, end + 4)
+            else:
+                self._collect_head(data)
+        elif phase == BODY:
+            self._take_body(data, 0)
+        elif phase == ANSWER:
+            self._keep(data)
+        elif phase == LINGER:
+            self._linger_left -= len(data)
+            if self._linger_left < 0:
+                # No close yet: that would reset the connection, and take the answer from who reads it while sending.
+                self.flow.pause_reading()
+
+    def _keep(self, data: bytes) -> None:
+        """Bytes of a next request wait unparsed. Only a flood stops the reading: it also shows when a client leaves."""
+        self._pending += data
+        if len(self._pending) > self.limits.head:
+            self.flow.pause_reading()
+
+    # --- The request head ----------------------------------------------------------------------------
+
+    def _collect_head(self, data: bytes) -> None:
+        pending = self._pending
+        searched = max(len(pending) - 3, 0)
+        first = not pending
+        pending += data
+        while pending.startswith(b"\r\n"):  # RFC 9112 §2.2: empty lines before a request are passed over
+            del pending[:2]
+            searched = 0
+        if not pending:
+            return
+        if first:
+            self._deadline = min(self._deadline, self.loop.time() + self.limits.header_timeout)
+        end = pending.find(HEAD_END, searched)
+        if end >= 0:
+            complete = bytes(pending)
+            pending.clear()
+            self._start(complete, end + 4)
+            return
+        try:
+            self._check_incomplete(searched)
+        except Refused as refused:
+            self.refuse(refused)
+
+    def _check_incomplete(self, searched: int) -> None:
+        pending = self._pending
+        if BARE_LF.search(pending, searched) or not (65 <= pending[0] <= 90 or pending == b"\r"):
+            raise malformed("This is not an HTTP/1.1 request: lines must end with CRLF.")
+        if len(pending) > self.limits.target and pending.find(b"\r\n", 0, self.limits.target) < 0:
+            raise Refused(414, "uri_too_long", f"The request target is longer than {self.limits.target} bytes.")
+        if len(pending) > self.limits.head:
+            raise self._head_too_large()
+
+    def _head_too_large(self) -> Refused:
+        message = f"The request head may have {self.limits.head} bytes and {self.limits.fields} fields."
+        return Refused(431, "request_head_too_large", message)
+
+    def _start(self, data: bytes, end: int) -> None:
+        """`data` begins with a complete head of `end` bytes."""
+        limits = self.limits
+        try:
+            raw_line = data[: data.find(b"\r\n")]
+            if raw_line != self._raw_line:  # most clients ask for one thing only
+                self._line = parse_request_line(raw_line, limits.target)
+                self._raw_line = raw_line
+            # The request line and the empty line end with LF too.
+            if end > limits.head or data.count(b"\n", 0, end) > limits.fields + 2:
+                raise self._head_too_large()
+            headers = self._parse_head(data if end == len(data) else data[:end])
+            length, continue_due = check_fields(self._line, headers)
+            if not self._head_seen or self._message_seen is not (length == 0):
+                raise malformed("The request's framing is ambiguous.")
+        except Refused as refused:
+            self.refuse(refused)
+        except httptools.HttpParserError as error:
+            self.refuse(malformed(f"The request is not valid HTTP/1.1: {error}."))
+        else:
+            self._start_cycle(self._line, headers, continue_due)
+            if length == 0:
+                self._message_done(data, end)
+                return
+            self._phase = BODY
+            self._chunked = ChunkedEnd() if length == CHUNKED else None
+            self._body_left = length
+            if end < len(data):
+                self._take_body(data, end)
+            else:
+                self._deadline = self.loop.time() + limits.body_idle_timeout
+
+    def _parse_head(self, head: bytes) -> list[tuple[bytes, bytes]]:
+        headers = self.headers = []
+        self._head_seen = self._message_seen = False
+        try:
+            self.parser.feed_data(head)
+        except httptools.HttpParserUpgrade:
+            # The answer to an offer to change protocols may be plain HTTP/1.1, but the parser would drop the body: it
+            # reads the same head again without the offer.
+            headers.clear()
+            self._head_seen = self._message_seen = False
+            self.parser.feed_data(UPGRADE_FIELD.sub(b"", head))
+        self.headers = []  # the parser reports trailers as headers: into a list that nobody reads
+        return headers
+
+    def _start_cycle(self, line: RequestLine, headers: list[tuple[bytes, bytes]], continue_due: bool) -> None:
+        scope = {
+            "type": "http",
+            "asgi": self._asgi,
+            "http_version": line.version,
+            "method": line.method,
+            "scheme": self.scheme,
+            "path": line.path,
+            "raw_path": line.raw_path,
+            "query_string": line.query,
+            "root_path": "",
+            "headers": headers,
+            "server": self.server,
+            "client": self.client,
+            "state": self.app_state.copy(),
+        }
+        keep_alive = self._parser_keep_alive and not self._closing and line.version == "1.1"
+        self.cycle = Cycle(self, scope, keep_alive=keep_alive, continue_due=continue_due)
+        task = self.loop.create_task(self.cycle.run(self.app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    # --- The body ------------------------------------------------------------------------------------
+
+    def _take_body(self, data: bytes, start: int) -> None:
+        try:
+            if self._chunked is None:
+                stop = min(len(data), start + self._body_left)
+                self._body_left -= stop - start
+                done = self._body_left == 0
+            else:
+                stop = self._chunked.scan(data, start)
+                done = stop >= 0
+                if not done:
+                    stop = len(data)
+            if stop - start == len(data):
+                self.parser.feed_data(data)
+            elif stop - start <= COPIED:
+                self.parser.feed_data(data[start:stop])
+            else:
+                self.parser.feed_data(memoryview(data)[start:stop])
+            if self._message_seen is not done:
+                raise malformed("The body's framing is ambiguous.")
+        except Refused as refused:
+            self.refuse(refused)
+        except httptools.HttpParserError as error:
+            self.refuse(malformed(f"The request's body is not valid HTTP/1.1: {error}."))
+        else:
+            if done:
+                self._message_done(data, stop)
+            elif self.cycle is not None and not self.cycle.response_complete:
+                self._deadline = self.loop.time() + self.limits.body_idle_timeout
+
+    def _message_done(self, data: bytes, end: int) -> None:
+        assert self.cycle is not None
+        self.cycle.end_body()
+        if end < len(data):
+            self._keep(data[end:])
+        self._deadline = math.inf
+        self._phase = ANSWER
+        if self.cycle.response_complete:
+            self._next()
+
+    def want_body(self) -> None:
+        """The application reads: a client that was held back may go on, and has its full time again."""
+        if self._phase == BODY:
+            self.flow.resume_reading()
+            self._deadline = self.loop.time() + self.limits.body_idle_timeout
+
+    # --- Called by the parser --------------------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self._head_seen = True
+        self._parser_keep_alive = self.parser.should_keep_alive()
+
+    def on_body(self, body: bytes) -> None:
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete and not cycle.disconnected and cycle.add_body(body):
+            self.flow.pause_reading()
+
+    def on_message_complete(self) -> None:
+        self._message_seen = True
+
+    # --- The answer ------------------------------------------------------------------------------------
+
+    def may_keep_alive(self) -> bool:
+        """Whether the connection can serve another request after an answer that starts now."""
+        if self._closing:
+            return False
+        if self._phase != BODY or self.cycle is None:
+            return True
+        return self._chunked is None and self._body_left <= DISCARDABLE and not self.cycle.continue_due
+
+    def response_completed(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing() or self.cycle is None:
+            return
+        if not self.cycle.keep_alive or self._closing:
+            self._finish()
+        elif self._phase == BODY:
+            self.flow.resume_reading()
+            self._deadline = self.loop.time() + self.limits.linger_timeout
+        else:
+            self._next()
+
+    def _next(self) -> None:
+        self._phase = HEAD
+        self._deadline = self.loop.time() + self.limits.keepalive_timeout
+        if self.flow.read_paused:
+            self.flow.resume_reading()
+        if self._pending:
+            data = bytes(self._pending)
+            self._pending.clear()
+            self.data_received(data)
+
+    def cut(self) -> None:
+        """Close in the middle of an answer; what was written still goes out."""
+        if self._phase not in (LINGER, CLOSED) and not self.transport.is_closing():
+            self._finish()
+
+    def refuse(self, refused: Refused) -> None:
+        """Answer in the application's place and close; in the middle of an answer, only close."""
+        if self._phase in (LINGER, CLOSED) or self.transport.is_closing():
+            return
+        cycle = self.cycle
+        answering = self._phase != HEAD and cycle is not None and cycle.response_started
+        if cycle is not None:
+            cycle.disconnect()
+        if not answering:
+            self.transport.write(self._render(refused))
+        self._linger()
+
+    def _render(self, refused: Refused) -> bytes:
+        kind = "invalid_request_error" if refused.status < 500 else "server_error"
+        error = {"message": refused.message, "type": kind, "param": None, "code": refused.code}
+        body = json.dumps({"error": error}).encode()
+        lines = [STATUS_LINE[refused.status]]
+        lines += [b"%b: %b\r\n" % default for default in self.server_state.default_headers]
+        lines.append(b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body))
+        lines.append(b"x-aiproxy-error-source: proxy\r\nconnection: close\r\n")
+        if refused.status == 503:
+            lines.append(b"retry-after: 1\r\n")
+        return b"".join([*lines, b"\r\n", body])
+
+    # --- Closing ---------------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        """Close; first pass over what the client may still be sending: unread bytes turn a close into a reset."""
+        if self._phase == BODY or self._pending or self.flow.read_paused:
+            self._linger()
+        else:
+            self.close()
+
+    def _linger(self) -> None:
+        self._phase = LINGER
+        self._pending.clear()
+        self._linger_left = self.limits.linger
+        self._deadline = self.loop.time() + self.limits.linger_timeout
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.resume_reading()
+
+    def close(self) -> None:
+        self._phase = CLOSED
+        self._deadline = self.loop.time() + self.limits.write_timeout
+        if self.cycle is not None:
+            self.cycle.disconnect()
+        self.transport.close()
+
+    def abort(self) -> None:
+        """Reset the connection: a plain close would leave unsent bytes in the kernel as long as the client likes."""
+        connection = self.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._phase = CLOSED
+        self._deadline = math.inf
+        if self.cycle is not None:
+            self.cycle.disconnect()
+        self.transport.abort()
+
+    def shutdown(self) -> None:
+        """The server stops: an idle connection closes now, any other after the request in hand."""
+        self._closing = True
+        if self._phase == HEAD and not self._pending:
+            self.close()
+
+    # --- Time ------------------------------------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        self.flow.pause_writing()
+        self._unsent = self.transport.get_write_buffer_size()
+        self._write_deadline = self.loop.time() + self.limits.write_timeout
+
+    def resume_writing(self) -> None:
+        self._write_deadline = math.inf
+        self.flow.resume_writing()
+
+    def check_time(self, now: float) -> None:
+        """Called every tick: gives up a client that takes nothing, and ends a phase whose time is over."""
+        if self._write_deadline != math.inf:
+            unsent = self.transport.get_write_buffer_size()
+            if unsent < self._unsent:
+                self._unsent = unsent
+                self._write_deadline = now + self.limits.write_timeout
+            elif now >= self._write_deadline:
+                self.abort()
+        if now >= self._deadline:
+            self._expire(now)
+
+    def _expire(self, now: float) -> None:
+        cycle = self.cycle
+        if self._phase == HEAD:
+            if self._pending:
+                self.refuse(Refused(408, "request_timeout", "The request head did not arrive in time."))
+            else:
+                self.close()
+        elif self._phase == BODY and cycle is not None and not cycle.response_complete:
+            if self.flow.read_paused or cycle.continue_due:  # it is the application that lets the client wait
+                self._deadline = now + self.limits.body_idle_timeout
+            else:
+                self.refuse(Refused(408, "request_timeout", "The request body stopped arriving."))
+        elif self._phase == CLOSED:
+            self.abort()
+        else:
+            self.close()

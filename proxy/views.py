@@ -1,0 +1,205 @@
+"""Owns the URLs of the data plane: what each takes, and what we read of it. Pure: the exchange does the rest."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ProxyError
+from proxy.wire import Call
+
+# Reserved for an answer of unknown length; the real count replaces it at the end.
+DEFAULT_OUTPUT = 1024
+# What an image, a sound or a file counts until the provider says (tokens).
+MEDIA_TOKENS = 1000
+MAX_MODEL_LENGTH = 200
+# How a letter, or the underscore, of a field's name could hide.
+_ESCAPED_LETTER = re.compile(rb"\\u00(?:5[fF]|[67])")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    name: str
+    method: str
+    decode: Callable[[bytes], Call]
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _Chat(msgspec.Struct):
+    model: str
+    messages: msgspec.Raw
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n: int | None = None
+    parallel_tool_calls: bool | None = None
+
+
+class _Embeddings(msgspec.Struct):
+    model: str
+    input: msgspec.Raw
+    encoding_format: str | None = None
+
+
+_chat = msgspec.json.Decoder(_Chat).decode
+_embeddings = msgspec.json.Decoder(_Embeddings).decode
+
+
+def decode_chat(body: bytes) -> Call:
+    """https://platform.openai.com/docs/api-reference/chat/create"""
+    request = _read(_chat, body, _Chat)
+    _check_model(request.model)
+    max_output = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
+    copies = request.n if request.n is not None else 1
+    if (max_output is not None and max_output < 0) or not 1 <= copies <= 128:
+        raise BadRequest("The output limit must not be negative, and n be 1 to 128.", param="n")
+    output = max_output if max_output is not None else DEFAULT_OUTPUT
+    return Call(
+        model=request.model,
+        stream=bool(request.stream),
+        include_usage=bool(request.stream_options and request.stream_options.include_usage),
+        max_output=max_output,
+        tokens_input=input_tokens(bytes(request.messages)),
+        tokens_output=output * copies,
+        one_tool_call=request.parallel_tool_calls is False,
+    )
+
+
+def decode_embeddings(body: bytes) -> Call:
+    """https://platform.openai.com/docs/api-reference/embeddings/create"""
+    request = _read(_embeddings, body, _Embeddings)
+    _check_model(request.model)
+    return Call(
+        model=request.model,
+        tokens_input=max(1, len(bytes(request.input)) // 4),
+        base64=request.encoding_format == "base64",
+    )
+
+
+def decode_nothing(body: bytes) -> Call:
+    return Call(model="")
+
+
+CHAT = Endpoint("chat.completions", "POST", decode_chat)
+EMBEDDINGS = Endpoint("embeddings", "POST", decode_embeddings)
+MODELS = Endpoint("models", "GET", decode_nothing)
+
+_ENDPOINTS = {"/v1/chat/completions": CHAT, "/v1/embeddings": EMBEDDINGS, "/v1/models": MODELS}
+_MODEL_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:/@+")
+
+
+def resolve(path: str, method: str) -> Endpoint:
+    """The endpoint of a URL; NotFound and MethodNotAllowed as their names say."""
+    endpoint = _ENDPOINTS.get(path)
+    if endpoint is None and path.startswith("/v1/models/"):
+        endpoint = _model(path.removeprefix("/v1/models/"))
+    if endpoint is None:
+        raise NotFound(f"There is nothing at {path[:100]}. See docs/API.md for what is.", code="unknown_url")
+    if endpoint.method != method:
+        raise MethodNotAllowed(endpoint.method)
+    return endpoint
+
+
+def _model(name: str) -> Endpoint | None:
+    """One model's page. Its name becomes part of the provider's URL: no more than a name may be in it."""
+    if not name or len(name) > MAX_MODEL_LENGTH or not _MODEL_CHARACTERS.issuperset(name) or ".." in name:
+        return None
+    return Endpoint("model", "GET", lambda _: Call(model=name))
+
+
+def input_tokens(value: bytes) -> int:
+    """Estimated tokens of a JSON value: text bytes / 4, each image, sound or file as MEDIA_TOKENS."""
+    if b'"image_url"' not in value and b'"input_audio"' not in value and b'"file"' not in value:
+        return len(value) // 4 + 1
+    text, media = 0, 0
+    waiting: list[Any] = [_decode_any(value)]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            text += len(item.encode("utf-8", "surrogatepass"))
+        elif isinstance(item, list):
+            waiting += item
+        elif isinstance(item, dict):
+            is_media = item.get("type") in {"image_url", "input_audio", "file"}
+            media += is_media
+            waiting += [] if is_media else item.values()
+    return text // 4 + media * MEDIA_TOKENS + 1
+
+
+def _decode_any(value: bytes) -> Any:
+    try:
+        return msgspec.json.decode(value)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadRequest(f"The body is not JSON that can be read: {error}", code="invalid_json") from error
+
+
+def _read(decode: Callable[[bytes], Any], body: bytes, shape: type[msgspec.Struct]) -> Any:
+    try:
+        request = decode(body)
+    except msgspec.ValidationError as error:
+        raise _wrong_field(error) from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise BadRequest(f"The body is not JSON that can be read: {error}", code="invalid_json") from error
+    _refuse_twice(body, shape.__struct_fields__)
+    return request
+
+
+def _wrong_field(error: msgspec.ValidationError) -> ProxyError:
+    """msgspec says "Expected `bool`, got `str` - at `$.stream`": the path is OpenAI's `param`."""
+    said, _, path = str(error).partition(" - at `$")
+    param = path.strip("`.") or None
+    if said.startswith("Object missing required field"):
+        field = said.split("`")[1]
+        param = f"{param}.{field}" if param else field
+        return BadRequest(f"{param} is missing.", param=param, code="missing_required_parameter")
+    return BadRequest(f"{param or 'The body'}: {said}.", param=param, code="invalid_type")
+
+
+def _refuse_twice(body: bytes, fields: tuple[str, ...]) -> None:
+    """A key that we read must occur once at the top level: the provider might read the other one.
+
+    The careful pass is for bodies in which a name stands more than once, or might in escapes of ASCII letters.
+    """
+    if not _may_be_twice(body, fields):
+        return
+    seen: list[str] = []
+
+    def note(pairs: list[tuple[str, Any]]) -> None:
+        seen[:] = [name for name, _ in pairs]  # the outermost object comes last
+
+    try:
+        json.loads(body, object_pairs_hook=note)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"The body is not JSON that can be read: {error}", code="invalid_json") from error
+    for field in fields:
+        if seen.count(field) > 1:
+            raise BadRequest(f"{field} occurs twice in the body.", param=field, code="duplicate_parameter")
+
+
+def _may_be_twice(body: bytes, fields: tuple[str, ...]) -> bool:
+    for name in _quoted(fields):  # a loop: this is on the hot path, and any() costs a generator
+        if body.count(name) > 1:
+            return True
+    return b"\\u00" in body and _ESCAPED_LETTER.search(body) is not None
+
+
+@lru_cache
+def _quoted(fields: tuple[str, ...]) -> tuple[bytes, ...]:
+    return tuple(f'"{field}"'.encode() for field in fields)
+
+
+def _check_model(model: str) -> None:
+    if not model or len(model) > MAX_MODEL_LENGTH or not model.isprintable():
+        raise BadRequest(
+            f"model must be a name of 1 to {MAX_MODEL_LENGTH} printable characters.",
+            param="model",
+            code="invalid_value",
+        )

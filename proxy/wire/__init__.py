@@ -1,0 +1,75 @@
+"""The wires: one provider's dialect each, as pure functions between OpenAI's format and the provider's.
+
+A wire does no I/O and knows no Django. `proxy.wires.WIRES` says which providers are spoken.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from proxy.errors import ProxyError
+
+
+class Call(msgspec.Struct):
+    """What we read of a client's request; the rest of its body is not ours to know."""
+
+    model: str
+    stream: bool = False
+    include_usage: bool = False  # the client asked for the usage event itself
+    max_output: int | None = None
+    tokens_input: int = 0  # estimated
+    tokens_output: int = 0  # the most that the answer may have
+    one_tool_call: bool = False  # the client takes one at a time
+    base64: bool = False  # embeddings are wanted as base64 of 32-bit floats
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens as the provider counts them: `cached` is part of `input`, `reasoning` of `output`."""
+
+    input: int = 0
+    output: int = 0
+    total: int = 0
+    cached: int = 0
+    reasoning: int = 0
+
+    def is_count(self) -> bool:
+        """Whether these can be numbers of tokens: a provider may claim anything."""
+        counts = (self.input, self.output, self.total)
+        return min(counts) >= 0 and max(counts) < 1 << 31
+
+
+class Decoder(Protocol):
+    """Turns a provider's event stream into the client's, incrementally.
+
+    `feed` returns bytes for the client; once `complete` is set, `final` holds the event that ends the answer (not
+    returned by `feed`: the exchange is recorded before it goes out). `failure` is an error event of the provider.
+    `flush` is called at the clean end of the body, for dialects whose streams end without a last event.
+    """
+
+    complete: bool
+    final: bytes
+    failure: ProxyError | None
+    usage: Usage | None
+    chunks: int  # events with content so far: about as many tokens
+
+    def feed(self, data: bytes) -> bytes: ...
+
+    def flush(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    target: Callable[
+        [str, str, bool], str
+    ]  # endpoint, the provider's model name, streamed: the path below its base URL
+    encode: Callable[[bytes, Call, str, int | None], bytes]  # body, call, the provider's model name, output cap
+    # A plain answer as a whole: in the client's dialect, and its usage; None: bytes and usage stay as they are.
+    answer: Callable[[bytes, Call], tuple[bytes, Usage | None]] | None
+    usage: Callable[[bytes], Usage | None]  # of a plain answer, or of the end of a long one
+    decoder: Callable[[Call], Decoder]
+    error: Callable[[int, bytes], ProxyError]  # of a complete error answer
+    error_event: Callable[[ProxyError], bytes]  # in the client's dialect
+    request_headers: frozenset[bytes]  # what a client may say to this provider; the credential is not among them
+    response_headers: frozenset[bytes]  # what this provider may say to a client

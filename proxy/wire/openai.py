@@ -1,0 +1,197 @@
+"""OpenAI's dialect, spoken by the client as well: bytes pass untouched, save what the client did not ask for.
+
+Facts: https://platform.openai.com/docs/api-reference/chat (request, chunk and usage objects), /docs/guides/error-codes.
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+
+from proxy import sse
+from proxy.errors import ProviderAnswer, ProviderKeyRejected, ProxyError, UpstreamBroken
+from proxy.wire import Call, Usage, Wire
+
+_TARGETS = {"chat.completions": "/chat/completions", "embeddings": "/embeddings", "models": "/models"}
+_INCLUDE_USAGE = b'{"include_usage":true}'
+# What a stored key's owner has to settle with the provider; another try does not help.
+_BILLING_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "credit_balance_exhausted"})
+
+
+# What is no count is not counted: usage with a number outside of this is taken for none at all, and estimated.
+_Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: _Count | None = None
+    reasoning_tokens: _Count | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    total_tokens: _Count | None = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+
+    def plain(self) -> Usage:
+        input, output = self.prompt_tokens or 0, self.completion_tokens or 0
+        return Usage(
+            input=input,
+            output=output,
+            total=self.total_tokens if self.total_tokens is not None else input + output,
+            cached=(self.prompt_tokens_details and self.prompt_tokens_details.cached_tokens) or 0,
+            reasoning=(self.completion_tokens_details and self.completion_tokens_details.reasoning_tokens) or 0,
+        )
+
+
+class _Answer(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[msgspec.Raw] | None = None
+    usage: _Usage | None = None
+    error: msgspec.Raw = msgspec.Raw()  # in a union with None it would not take an object
+
+
+_decode_answer = msgspec.json.Decoder(_Answer).decode
+_decode_chunk = msgspec.json.Decoder(_Chunk).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def with_fields(body: bytes, fields: dict[str, bytes]) -> bytes:
+    """The JSON object with these fields set; every other field keeps its bytes."""
+    present = _decode_fields(body)
+    if fields.keys().isdisjoint(present):
+        added = b",".join(msgspec.json.encode(name) + b":" + value for name, value in fields.items())
+        head = body.rstrip()[:-1]
+        return head + (b"," if present else b"") + added + b"}"
+    return msgspec.json.encode(present | {name: msgspec.Raw(value) for name, value in fields.items()})
+
+
+def target(endpoint: str, model: str, stream: bool) -> str:
+    return f"/models/{model}" if endpoint == "model" else _TARGETS[endpoint]
+
+
+def encode(body: bytes, call: Call, model: str, max_output: int | None) -> bytes:
+    """Usage is always asked for, the provider's name leaves the model's, a key's cap holds where none was asked."""
+    fields: dict[str, bytes] = {}
+    if model != call.model:
+        fields["model"] = msgspec.json.encode(model)
+    if call.stream and not call.include_usage:
+        fields["stream_options"] = _INCLUDE_USAGE
+    if max_output is not None and call.max_output is None:
+        fields["max_completion_tokens"] = b"%d" % max_output
+    return with_fields(body, fields) if fields else body
+
+
+class Decoder:
+    """Passes blocks of complete events on; looks into those only that can hold usage, an error or the end."""
+
+    __slots__ = ("_blocks", "_include_usage", "chunks", "complete", "failure", "final", "usage")
+
+    def __init__(self, call: Call) -> None:
+        self._blocks = sse.Blocks()
+        self._include_usage = call.include_usage
+        self.complete = False
+        self.final = b""
+        self.failure: ProxyError | None = None
+        self.usage: Usage | None = None
+        self.chunks = 0
+
+    def feed(self, data: bytes) -> bytes:
+        try:
+            block = self._blocks.feed(data)
+        except sse.EventTooLong:
+            self.failure = UpstreamBroken("The provider sent an event that is too long.")
+            return b""
+        self.chunks += block.count(b"data:")
+        if b"[DONE]" in block or b'"error"' in block or b'"usage":{' in block or b'"usage": {' in block:
+            return self._inspect(block)
+        return block
+
+    def flush(self) -> None:
+        """Its streams say when they end."""
+
+    def _inspect(self, block: bytes) -> bytes:
+        passed = []
+        for event in sse.events(block):
+            data = sse.data_of(event)
+            if data.startswith(b"[DONE]"):
+                self.complete, self.final = True, event
+                break
+            chunk = self._chunk(data)
+            if chunk is not None and bytes(chunk.error) not in {b"", b"null"}:
+                self.failure = _in_stream_error(data)
+                break
+            if chunk is not None and chunk.usage is not None:
+                self.usage = chunk.usage.plain()
+                if not chunk.choices and not self._include_usage:
+                    continue
+            passed.append(event)
+        return b"".join(passed)
+
+    @staticmethod
+    def _chunk(data: bytes) -> _Chunk | None:
+        try:
+            return _decode_chunk(data)
+        except (msgspec.DecodeError, RecursionError):
+            return None
+
+
+def usage(body: bytes) -> Usage | None:
+    """The usage of a plain answer, or of the end of a long one whose beginning is gone; None if it has none."""
+    for part in (body, b"{" + body[body.rfind(b'"usage"') :]):  # inside a text the quotes would be escaped
+        try:
+            found = _decode_answer(part).usage
+        except (msgspec.DecodeError, RecursionError):
+            continue
+        return found.plain() if found else None
+    return None
+
+
+def _error_object(body: bytes) -> dict[str, Any]:
+    try:
+        answer = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return {}
+    if isinstance(answer, list) and answer:
+        answer = answer[0]
+    error = answer.get("error") if isinstance(answer, dict) else None
+    return error if isinstance(error, dict) else {"message": error} if isinstance(error, str) else {}
+
+
+def _in_stream_error(data: bytes) -> ProxyError:
+    return ProviderAnswer(502, _error_object(data), retryable=False)
+
+
+def error(status: int, body: bytes) -> ProxyError:
+    """What the client is told of a complete error answer; the caller scrubs it of secrets."""
+    found = _error_object(body)
+    said = str(found.get("message") or f"The provider answered {status}.")
+    if status == 401:
+        return ProviderKeyRejected(f"The provider refuses the stored key: {said}")
+    if status in {402, 403} or found.get("code") in _BILLING_CODES:
+        code = found.get("code")
+        return ProviderKeyRejected(
+            f"The provider does not serve the stored key: {said}", code=code if isinstance(code, str) else None
+        )
+    return ProviderAnswer(503 if status == 529 else status, found)
+
+
+def error_event(error: ProxyError) -> bytes:
+    """An error after the first byte, as the official clients raise it: `data: {"error": …}`."""
+    return b"data: " + error.render() + b"\n\n"
+
+
+WIRE = Wire(
+    target=target,
+    encode=encode,
+    answer=None,
+    usage=usage,
+    decoder=Decoder,
+    error=error,
+    error_event=error_event,
+    request_headers=frozenset({b"openai-beta", b"openai-organization", b"openai-project", b"idempotency-key"}),
+    response_headers=frozenset({b"content-type", b"openai-processing-ms", b"openai-version"}),
+)

@@ -1,0 +1,1 @@
+"""Usage: the record of every request."""

@@ -1,0 +1,97 @@
+"""Owns what may be asked of the log and its sums, and in which words it is refused. Knows no rows."""
+
+import datetime as dt
+from typing import Any
+
+from django.http import QueryDict
+from django.utils import timezone
+from django.utils.dateparse import parse_date, parse_datetime
+from rest_framework import serializers
+
+from usage.models import Outcome
+from usage.queries import GROUPS
+from vault.models import Provider
+
+PERIOD = dt.timedelta(days=30)
+# The most that is summed by the hour at once: about 2,200 groups.
+BY_HOUR = dt.timedelta(days=92)
+# Read elsewhere: by the page, and by the browsable API.
+_NOT_FILTERS = {"limit", "cursor", "format"}
+
+
+def parse_moment(text: str, *, closes: bool = False) -> dt.datetime:
+    """An ISO 8601 date or time; without an offset it is UTC. A date that closes a period is in it as a whole.
+
+    Raises ValueError.
+    """
+    try:
+        day = parse_date(text)
+        moment = parse_datetime(text) if day is None else dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC)
+        if moment is None:
+            raise ValueError
+        if day is not None and closes:
+            moment += dt.timedelta(days=1)
+        return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("Give a date or a time in ISO 8601, as in 2026-01-31 or 2026-01-31T15:00:00Z.") from None
+
+
+class Moment(serializers.Field[dt.datetime, str, str, Any]):
+    def __init__(self, *, closes: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self._closes = closes
+
+    def to_internal_value(self, data: str) -> dt.datetime:
+        try:
+            return parse_moment(data, closes=self._closes)
+        except ValueError as error:
+            raise serializers.ValidationError(str(error)) from error
+
+
+class Query(serializers.Serializer[Any]):
+    """A query string. Names that are not known are refused: a misspelt filter would show too much."""
+
+    to = Moment(closes=True, required=False)
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        return {"from": Moment(required=False), **super().get_fields()}  # a word of Python's
+
+    @classmethod
+    def read(cls, query: QueryDict) -> dict[str, Any]:
+        """Raises ValidationError that names each filter that is wrong."""
+        wrong = {name: ["There is no such filter."] for name in query if name not in {*cls().fields, *_NOT_FILTERS}}
+        wrong |= {name: ["Give it once."] for name, values in query.lists() if len(values) > 1}
+        if wrong:
+            raise serializers.ValidationError(wrong)
+        form = cls(data=query.dict())
+        form.is_valid(raise_exception=True)
+        return dict(form.validated_data)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        until = attrs.setdefault("to", timezone.now())
+        try:
+            since = attrs.setdefault("from", until - PERIOD)
+        except OverflowError:
+            since = attrs["from"] = until
+        if since > until:
+            raise serializers.ValidationError({"from": ["It is after `to`."]})
+        return attrs
+
+
+class RequestsQuery(Query):
+    model = serializers.CharField(required=False, max_length=100)
+    provider = serializers.ChoiceField(Provider.choices, required=False)
+    outcome = serializers.ChoiceField(Outcome.choices, required=False)
+    status = serializers.IntegerField(required=False, min_value=100, max_value=599, source="status_code")
+    proxy_key = serializers.UUIDField(required=False, source="proxy_key_id")
+    api_key = serializers.UUIDField(required=False, source="api_key_id")
+
+
+class SummaryQuery(Query):
+    group_by = serializers.ChoiceField(list(GROUPS), default="model")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        attrs = super().validate(attrs)
+        if attrs["group_by"] == "hour" and attrs["to"] - attrs["from"] > BY_HOUR:
+            raise serializers.ValidationError({"group_by": [f"By the hour, ask for at most {BY_HOUR.days} days."]})
+        return attrs

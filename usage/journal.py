@@ -1,0 +1,266 @@
+"""Owns writing the journal: append-only segments on the local disk, one writer a process.
+
+Every call is synchronous and costs microseconds: the data plane makes them on its event loop. What may wait for the
+disk (sync, making and sealing segments) is done by a thread. Knows no database; usage/shipper.py reads what is
+written here.
+
+A segment's space is reserved before it is used, so that whatever was admitted can be recorded although the disk has
+filled up meanwhile. That holds on file systems that write in place; a copy-on-write one may still refuse.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from usage.records import RECORD_MAX, Begin, End, Record, Refused, Resigned, encode
+
+__all__ = ["Begin", "End", "Journal", "JournalFull"]
+
+logger = logging.getLogger(__name__)
+
+SEGMENT_MIN = 16 * RECORD_MAX
+
+
+class JournalFull(Exception):
+    """No space is reserved for this record: the disk is full, or the journal is not open."""
+
+
+@dataclass(slots=True)
+class _Segment:
+    path: Path
+    fd: int
+    length: int = 0
+    synced: int = 0
+    since: float = 0.0
+
+
+class Journal:
+    """One process's journal; open() comes after fork. Safe to use from several threads."""
+
+    def __init__(
+        self, directory: Path, *, segment_bytes: int = 8 << 20, roll_after: float = 10.0, sync_every: float = 0.1
+    ) -> None:
+        """`roll_after`: seconds until a segment is sealed though it is not full. `sync_every`: seconds."""
+        if segment_bytes < SEGMENT_MIN:
+            raise ValueError(f"a journal segment has at least {SEGMENT_MIN} bytes, not {segment_bytes}")
+        self.directory = directory
+        self.writer = ""
+        self._segment_bytes = segment_bytes
+        self._usable = segment_bytes - RECORD_MAX
+        self._roll_after = roll_after
+        self._sync_every = sync_every
+        self._open: set[int] = set()
+        self._current: _Segment | None = None
+        self._spares: deque[_Segment] = deque()
+        self._retired: deque[_Segment] = deque()
+        self._made = 0
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closing = False
+        self._trouble = ""
+        self._lock_fd = self._directory_fd = -1
+        self._thread: threading.Thread | None = None
+
+    def open(self) -> None:
+        """Takes a writer id and its lock. A full disk does not fail it: then room() says no until there is space."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.directory.chmod(0o700)
+        self._directory_fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.writer = secrets.token_hex(8)
+        self._lock_fd = self._take_lock()
+        self._closing = False
+        self._tend()
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Seals what was written and gives the lock back: exchanges still open become `interrupted`."""
+        if self._thread is None:
+            return
+        with self._lock:
+            self._closing = True
+        self._wake.set()
+        self._thread.join()
+        self._thread = None
+        with self._lock:
+            if self._current is not None:
+                self._retired.append(self._current)
+                self._current = None
+            unused, self._spares = self._spares, deque()
+            self._open.clear()
+        self._seal_retired()
+        for spare in unused:
+            os.close(spare.fd)
+            spare.path.unlink(missing_ok=True)
+        (self.directory / f"{self.writer}.lock").unlink(missing_ok=True)
+        os.close(self._lock_fd)
+        os.close(self._directory_fd)
+
+    def room(self) -> bool:
+        """Whether the reserved space covers all open exchanges, and both records of one more."""
+        return not self._closing and self._capacity() >= (len(self._open) + 2) * RECORD_MAX
+
+    def begin(self, begin: Begin) -> None:
+        """Before anything that may be billed. Raises JournalFull or OSError: then the request must be refused."""
+        record = encode(begin)
+        with self._lock:
+            if not self.room():
+                self._wake.set()
+                raise JournalFull("the journal's disk has no space for another request")
+            self._append(record)
+            self._open.add(begin.id.int)
+
+    def end(self, end: End) -> None:
+        """Never raises JournalFull for an exchange that was begun; OSError only when the disk itself fails.
+
+        One that ends without having begun (refused by us) takes no space that is reserved for others.
+        """
+        record = encode(end)
+        id = end.id.int
+        with self._lock:
+            if id in self._open:
+                self._open.discard(id)
+            elif not self.room():
+                raise JournalFull("the journal's disk has no space for another record")
+            self._append(record)
+
+    def api_key_refused(self, api_key_id: UUID, error: str) -> None:
+        """`error`: for the key's owner, without secrets. Left out when space is short: the next use says it again."""
+        self._note(Refused(api_key_id, error))
+
+    def key_resigned(self, proxy_key_id: UUID, verifier: bytes) -> None:
+        """Left out when space is short: the next use says it again."""
+        self._note(Resigned(proxy_key_id, verifier))
+
+    def _note(self, record: Record) -> None:
+        data = encode(record)
+        with self._lock:
+            if self.room():
+                self._append(data)
+
+    def _capacity(self) -> int:
+        """Bytes of reserved space, such that every RECORD_MAX of them holds one record for certain."""
+        current = self._current
+        left = self._usable - current.length if current is not None and current.length < self._usable else 0
+        return left + len(self._spares) * self._usable
+
+    def _append(self, record: bytes) -> None:
+        current = self._current
+        if current is None or current.length >= self._usable:
+            current = self._roll()
+        at = current.length
+        # Counted before it is written: what a failed write leaves behind must not be overwritten in part.
+        current.length += len(record)
+        written = os.pwrite(current.fd, record, at)
+        while written < len(record):
+            written += os.pwrite(current.fd, record[written:], at + written)
+
+    def _roll(self) -> _Segment:
+        if not self._spares:
+            raise JournalFull("the journal is closed" if self._closing else "the journal's disk has no space")
+        if self._current is not None:
+            self._retired.append(self._current)
+        self._current = self._spares.popleft()
+        self._current.since = time.monotonic()
+        self._wake.set()
+        return self._current
+
+    # --- What the thread does -------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._wake.wait(self._sync_every)
+            self._wake.clear()
+            self._tend()
+
+    def _tend(self) -> None:
+        trouble = ""
+        # What the event loop may soon wait for comes first. One that fails must not keep the others from freeing space.
+        for step in (self._roll_by_age, self._make_spares, self._seal_retired, self._sync):
+            try:
+                step()
+            except OSError as error:
+                trouble = error.strerror or str(error)
+        if trouble and not self._trouble:
+            logger.error("The journal at %s cannot reserve or sync space: %s", self.directory, trouble)
+        elif self._trouble and not trouble:
+            logger.warning("The journal at %s has space again", self.directory)
+        self._trouble = trouble
+
+    def _roll_by_age(self) -> None:
+        with self._lock:
+            current = self._current
+            if current is None or time.monotonic() - current.since < self._roll_after:
+                return
+            if len(self._spares) * self._usable >= (len(self._open) + 2) * RECORD_MAX:
+                self._retired.append(current)
+                self._current = None
+
+    def _sync(self) -> None:
+        current = self._current
+        if current is not None and current.synced != current.length:
+            length = current.length
+            os.fdatasync(current.fd)
+            current.synced = length
+
+    def _seal_retired(self) -> None:
+        while self._retired:
+            segment = self._retired[0]
+            os.ftruncate(segment.fd, segment.length)
+            os.fsync(segment.fd)
+            try:
+                segment.path.rename(segment.path.with_suffix(".sealed"))
+            except FileNotFoundError:
+                logger.critical("Somebody removed %s while it was written; what was in it is lost.", segment.path)
+            os.close(segment.fd)
+            self._retired.popleft()
+
+    def _make_spares(self) -> None:
+        """Two more than the open exchanges need: the disk may take a while for the next ones."""
+        made = False
+        while len(self._spares) < 2 + (len(self._open) + 2) * RECORD_MAX // self._usable:
+            if self._closing:
+                break
+            self._spares.append(self._make_segment())
+            made = True
+        if made:
+            os.fsync(self._directory_fd)
+
+    def _make_segment(self) -> _Segment:
+        path = self.directory / f"{self.writer}-{self._made:08d}.open"
+        temporary = path.with_suffix(".tmp")
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, self._segment_bytes)
+            temporary.rename(path)
+        except BaseException:
+            os.close(fd)
+            temporary.unlink(missing_ok=True)
+            raise
+        self._made += 1
+        return _Segment(path, fd)
+
+    def _take_lock(self) -> int:
+        """Held for life and never touched again: a writer whose lock can be taken is dead."""
+        path = self.directory / f"{self.writer}.lock"
+        temporary = path.with_suffix(".lock-tmp")
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            # Locked before it has its name: nobody can find it unlocked. flock, since a lockf would be lost when any
+            # descriptor of the file is closed.
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            temporary.rename(path)
+        except BaseException:
+            os.close(fd)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        return fd

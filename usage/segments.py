@@ -1,0 +1,147 @@
+"""Owns reading the journal's directory: which segments there are, whose writer is dead, what is new in each.
+
+Reads what usage/journal.py writes, also while it is being written; knows no database.
+"""
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from usage.records import HEAD, next_sound, payload_at
+
+_NAME = re.compile(r"(?P<writer>[0-9a-f]{1,40})-(?P<number>\d{8})\.(?P<state>open|sealed)")
+# How much of a segment that is still written is read at once.
+CHUNK = 256 << 10
+
+
+@dataclass(slots=True)
+class Tail:
+    """One segment, read from where it was left."""
+
+    path: Path
+    sealed: bool
+    offset: int = 0
+    # How far its rows are in the database.
+    shipped: int = 0
+    # Begins in it that have no end yet.
+    unresolved: int = 0
+    finished: bool = False
+    torn: int = 0
+    _suspect: int = field(default=-1)
+
+    def payloads(self, *, final: bool) -> Iterator[bytes]:
+        """Whole records that were not returned before. `final`: its writer writes nothing more to it.
+
+        What is damaged is skipped and counted. In a segment that is still written, a gap may be a record that was
+        under way when that part was read: it counts as damaged when the next call finds it still there.
+        """
+        data = self._read(final=final)
+        base, at = self.offset, 0
+        while True:
+            payload = payload_at(data, at)
+            if payload is not None:
+                at += HEAD + len(payload)
+                self.offset = base + at
+                yield payload
+                continue
+            sound = next_sound(data, at + 1)
+            if sound is None:
+                break
+            if not final and self._suspect != base + at:
+                self._suspect = base + at
+                break
+            self.torn += 1
+            at = sound
+        if final:
+            self.torn += bool(data[at:].strip(b"\0"))
+            self.offset = base + len(data)
+            self.finished = True
+
+    def is_begun(self) -> bool:
+        """Whether anything was written to it: then the segment before it gets nothing more."""
+        try:
+            fd = self._open()
+        except FileNotFoundError:
+            return False
+        try:
+            return os.pread(fd, 1, 0) not in (b"", b"\0")
+        finally:
+            os.close(fd)
+
+    def written(self) -> int:
+        """How many bytes were written to it; the rest is reserved space, all NUL."""
+        fd = self._open()
+        try:
+            low, high = self.offset, os.fstat(fd).st_size
+            if self.sealed:
+                return high
+            while low < high:
+                middle = (low + high) // 2
+                if os.pread(fd, 1, middle) == b"\0":
+                    high = middle
+                else:
+                    low = middle + 1
+            return low
+        finally:
+            os.close(fd)
+
+    def _read(self, *, final: bool) -> bytes:
+        fd = self._open()
+        try:
+            rest = max(0, os.fstat(fd).st_size - self.offset)
+            return os.pread(fd, rest if final else min(rest, CHUNK), self.offset)
+        finally:
+            os.close(fd)
+
+    def _open(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if self.sealed:
+                raise
+        sealed = self.path.with_suffix(".sealed")  # renamed since it was listed, or a spare that its writer removed
+        fd = os.open(sealed, os.O_RDONLY | os.O_CLOEXEC)
+        self.path, self.sealed = sealed, True
+        return fd
+
+
+def find(directory: Path) -> dict[str, dict[int, Path]]:
+    """Every segment, by writer and number. Looks twice: one that is renamed while we look can be missed once."""
+    found: dict[str, dict[int, Path]] = {}
+    for _ in range(2):
+        for name in os.listdir(directory):
+            match = _NAME.fullmatch(name)
+            if match:
+                found.setdefault(match["writer"], {})[int(match["number"])] = directory / name
+    return found
+
+
+def is_dead(directory: Path, writer: str) -> bool:
+    """Whether this writer writes nothing more: its lock can be taken, or it has gone and left none."""
+    try:
+        fd = os.open(directory / f"{writer}.lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def bury(directory: Path, writer: str) -> None:
+    """Removes what a dead writer, all of whose segments are gone, has left behind."""
+    for leftover in directory.glob(f"{writer}-*.tmp"):
+        leftover.unlink(missing_ok=True)
+    (directory / f"{writer}.lock").unlink(missing_ok=True)
+
+
+def dead_writers_without_segments(directory: Path, found: dict[str, dict[int, Path]]) -> list[str]:
+    """Writers that died before they wrote anything, or whose segments were all removed before."""
+    locks = [path.stem for path in directory.glob("*.lock") if path.name != "shipper.lock"]
+    return [writer for writer in locks if writer not in found and is_dead(directory, writer)]

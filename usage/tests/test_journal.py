@@ -1,0 +1,306 @@
+"""What was admitted can be recorded; what was recorded is still there when the process is not."""
+
+import errno
+import fcntl
+import os
+import signal
+import stat
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from prometheus_client import REGISTRY
+
+from accounts.ids import uuid7
+from usage import segments
+from usage.journal import Journal, JournalFull
+from usage.records import RECORD_MAX, Begin, End, cut, decode, encode
+from usage.segments import Tail
+from usage.shipper import Shipper
+from usage.tests.conftest import a_begin, an_end, exchange, rows, sums_match_rows, wait_until
+
+
+def read(path: Path) -> tuple[list, int]:
+    """All records of a segment whose writer is dead, and how many were damaged."""
+    tail = Tail(path, sealed=True)
+    return [decode(payload) for payload in tail.payloads(final=True)], tail.torn
+
+
+@pytest.fixture
+def three(tmp_path):
+    """A segment of three records, as bytes."""
+    ends = [an_end(error_message=f"number {number}") for number in range(3)]
+    return tmp_path / "segment", [encode(end) for end in ends], [end.id for end in ends]
+
+
+def test_it_reads_back_what_was_written(three):
+    path, records, ids = three
+    path.write_bytes(b"".join(records) + bytes(1000))
+
+    found, torn = read(path)
+    assert ([record.id for record in found], torn) == (ids, 0)
+
+
+def test_it_keeps_whole_records_before_a_torn_tail(three):
+    path, records, ids = three
+    whole = b"".join(records)
+    assert len(records[2]) >= 300
+    for lost in range(1, 401):
+        path.write_bytes(whole[:-lost])
+        found, torn = read(path)
+        gone, at_all = divmod(lost, len(records[2]))
+        assert ([record.id for record in found], torn) == (ids[: 3 - gone - bool(at_all)], bool(at_all))
+
+
+def test_it_reads_records_after_one_that_was_written_in_part(three):
+    path, records, ids = three
+    for kept in range(1, len(records[1])):
+        path.write_bytes(records[0] + records[1][:kept] + bytes(len(records[1]) - kept) + records[2] + bytes(99))
+        found, torn = read(path)
+        assert ([record.id for record in found], torn) == ([ids[0], ids[2]], 1)
+
+
+def test_it_loses_only_the_record_in_which_a_byte_flips(three):
+    path, records, ids = three
+    whole = b"".join(records)
+    for at in range(len(records[0]), len(records[0]) + len(records[1])):
+        for flipped in {whole[at] ^ 0x01, 0x0A, 0x00} - {whole[at]}:
+            path.write_bytes(whole[:at] + bytes([flipped]) + whole[at + 1 :])
+            found, torn = read(path)
+            assert ([record.id for record in found], torn) == ([ids[0], ids[2]], 1)
+
+
+def test_it_takes_a_gap_in_a_live_segment_for_damage_only_when_it_stays(three):
+    path, records, ids = three
+    tail = Tail(path, sealed=False)
+    gap = bytes(len(records[1]))
+    path.write_bytes(records[0] + gap + records[2] + bytes(5000))
+    assert [decode(p).id for p in tail.payloads(final=False)] == [ids[0]]
+
+    path.write_bytes(b"".join(records) + bytes(5000))
+    assert [decode(p).id for p in tail.payloads(final=False)] == ids[1:]
+    assert tail.torn == 0
+
+
+@pytest.mark.django_db
+def test_it_counts_a_damaged_record_and_ships_the_others(directory, new_journal):
+    journal = new_journal()
+    ids = [exchange(journal) for _ in range(5)]
+    journal.close()
+    (path,) = directory.glob("*.sealed")
+    data = bytearray(path.read_bytes())
+    at = data.index(f'"end","{ids[2]}'.encode())
+    data[at] ^= 0x20
+    path.write_bytes(data)
+    before = REGISTRY.get_sample_value("aiproxy_journal_torn_records_total")
+
+    Shipper(directory).run_once()
+    assert REGISTRY.get_sample_value("aiproxy_journal_torn_records_total") == before + 1
+    assert {id for id, row in rows().items() if row.outcome == "ok"} == set(ids) - {ids[2]}
+    assert rows()[ids[2]].outcome == "interrupted"
+
+
+WRITER = """
+import sys
+from decimal import Decimal
+from pathlib import Path
+from usage.journal import Journal
+from usage.tests.conftest import a_begin, exchange
+journal = Journal(Path(sys.argv[1]), segment_bytes=128 << 10)
+journal.open()
+for _ in range(5):
+    journal.begin(begun := a_begin())
+    print("begun", begun.id, flush=True)
+while True:
+    print("ended", exchange(journal), flush=True)
+"""
+
+
+@pytest.mark.django_db
+def test_it_loses_nothing_when_its_process_is_killed(directory):
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", "import django; django.setup()" + WRITER, str(directory)]
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "aiproxy.settings", "PYTHONPATH": str(root)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        confirmed = [process.stdout.readline().split() for _ in range(1000)]
+        process.send_signal(signal.SIGKILL)
+        confirmed += [line.split() for line in process.stdout.read().splitlines() if len(line) == 42]
+
+    Shipper(directory).run_once()
+    outcomes = {str(id): row.outcome for id, row in rows().items()}
+    assert all(outcomes[id] == "ok" for what, id in confirmed if what == "ended")
+    assert all(outcomes[id] == "interrupted" for what, id in confirmed if what == "begun")
+    assert len(outcomes) - len(confirmed) in (0, 1)  # one may have been written and not printed
+    assert sums_match_rows()
+
+
+def test_it_keeps_its_files_to_itself(journal, directory):
+    exchange(journal)
+
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    kept = [path for path in directory.iterdir() if path.suffix != ".tmp"]  # those are about to get their names
+    assert {stat.S_IMODE(path.stat().st_mode) for path in kept} == {0o600}
+
+
+def test_it_holds_its_lock_for_life(directory, new_journal):
+    journal = new_journal()
+    with (directory / f"{journal.writer}.lock").open("r+") as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert not segments.is_dead(directory, journal.writer)
+
+    journal.close()
+    assert segments.is_dead(directory, journal.writer)
+
+
+def test_it_admits_no_more_than_it_can_record(directory, new_journal, monkeypatch):
+    journal = new_journal(16 * RECORD_MAX)
+    monkeypatch.setattr(os, "posix_fallocate", no_space)
+    begun = []
+    with pytest.raises(JournalFull):
+        while True:
+            begun.append(journal_begin(journal))
+    assert not journal.room()
+
+    for id in begun:  # each at its longest
+        journal.end(an_end(id, model="\U0001f600" * 100, error_message="\U0001f600" * 200))
+    journal.close()
+    found = [record for path in sorted(directory.glob("*.sealed")) for record in read(path)[0]]
+    assert [record.id for record in found if isinstance(record, End)] == begun
+
+
+def journal_begin(journal):
+    begin = a_begin()
+    journal.begin(begin)
+    return begin.id
+
+
+def no_space(fd, offset, length):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_it_records_no_refusal_on_space_that_is_reserved_for_others(new_journal, monkeypatch):
+    journal = new_journal(16 * RECORD_MAX)
+    monkeypatch.setattr(os, "posix_fallocate", no_space)
+    begun = []
+    while journal.room():
+        begun.append(journal_begin(journal))
+
+    with pytest.raises(JournalFull):
+        journal.end(an_end(uuid7()))
+    journal.end(an_end(begun[0]))
+
+
+def test_it_admits_again_when_there_is_space(new_journal, monkeypatch, directory, caplog):
+    with monkeypatch.context() as full:
+        full.setattr(os, "posix_fallocate", no_space)
+        journal = new_journal()
+        assert not journal.room()
+        with pytest.raises(JournalFull):
+            journal.begin(a_begin())
+        wait_until(lambda: not list(directory.glob("*.tmp")))  # the thread may be trying right now
+
+    journal._wake.set()
+    wait_until(journal.room)
+    exchange(journal)
+    wait_until(lambda: [r.levelname for r in caplog.records if r.name == "usage.journal"] == ["ERROR", "WARNING"])
+
+
+def test_it_makes_more_space_ahead_for_more_open_exchanges(new_journal):
+    journal = new_journal(16 * RECORD_MAX)
+    for _ in range(200):
+        wait_until(journal.room)
+        journal_begin(journal)
+
+    assert len(journal._open) == 200
+
+
+def test_it_reuses_the_room_of_exchanges_that_ended(new_journal, directory):
+    journal = new_journal(64 << 10)
+    for _ in range(2_000):
+        exchange(journal)
+
+    journal.close()
+    assert len(list(directory.glob("*.sealed"))) > 10
+    assert sum(len(read(path)[0]) for path in directory.glob("*.sealed")) == 4_000
+
+
+def test_it_seals_a_segment_by_age(new_journal, directory):
+    journal = new_journal(roll_after=0.0)
+    exchange(journal)
+
+    wait_until(lambda: list(directory.glob("*.sealed")))
+
+
+def test_it_seals_to_the_length_written(new_journal, directory):
+    journal = new_journal()
+    begin, end = a_begin(), an_end()
+    journal.begin(begin)
+    journal.end(end)
+    journal.close()
+
+    (path,) = directory.glob("*.sealed")
+    assert path.read_bytes() == encode(begin) + encode(end)
+
+
+def test_it_refuses_everything_after_it_is_closed(new_journal):
+    journal = new_journal()
+    journal.close()
+
+    assert not journal.room()
+    with pytest.raises(JournalFull):
+        journal.begin(a_begin())
+
+
+def test_it_refuses_segments_that_hold_next_to_nothing(directory):
+    with pytest.raises(ValueError, match="at least"):
+        Journal(directory, segment_bytes=4096)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("gpt-4o", "gpt-4o"),
+        ("a\0b\x1b[31mc\x7f", "ab[31mc"),
+        ("one\r\ntwo\u2028three", "one  two three"),
+        ("\ud800half", "half"),
+        ("é" * 101, "é" * 100),
+        ("\U0001f600" * 300, "\U0001f600" * 100),
+        ("\0" * 400 + "hidden", ""),
+    ],
+)
+def test_it_cuts_client_text_to_what_a_column_takes(text, kept):
+    assert cut(text, 100) == kept
+
+
+def test_its_longest_record_fits_the_space_kept_for_one():
+    wide = "\U0001f600" * 200
+    end = an_end(model=wide, endpoint=wide, provider=wide, error_message=wide, provider_request_id=wide)
+    for name in ("tokens_input", "tokens_output", "tokens_total", "tokens_cached", "tokens_reasoning"):
+        setattr(end, name, -(2**63))
+    end.cost = Decimal("1234.12345678")
+    end.latency_ms = end.ttft_ms = 2**63 - 1
+    end.overhead_ms = -1.2345678901234567e-300
+
+    assert len(encode(end)) <= RECORD_MAX
+
+
+def test_it_reads_records_of_before_a_field_was_added():
+    old = encode(an_end())[13:].rsplit(b",", 3)[0] + b"]"
+
+    assert decode(old).provider_request_id == ""
+
+
+def test_it_tells_the_kinds_of_record_apart(journal, directory):
+    journal.begin(a_begin())
+    journal.end(an_end())
+    journal.api_key_refused(uuid7(), "401: wrong\nkey")
+    journal.key_resigned(uuid7(), bytes(range(33)))
+    journal.close()
+
+    (path,) = directory.glob("*.sealed")
+    begin, end, refused, resigned = read(path)[0]
+    assert isinstance(begin, Begin)
+    assert isinstance(end, End)
+    assert (refused.error, resigned.verifier) == ("401: wrong key", bytes(range(33)))

@@ -1,0 +1,11 @@
+"""The URLs of `/usage/*`; included at the root."""
+
+from django.urls import path
+
+from usage.api import RequestDetail, Requests, UsageSummary
+
+urlpatterns = [
+    path("usage/requests", Requests.as_view(), name="usage-requests"),
+    path("usage/requests/<uuid:id>", RequestDetail.as_view(), name="usage-request"),
+    path("usage/summary", UsageSummary.as_view(), name="usage-summary"),
+]

@@ -1,0 +1,1 @@
+"""Vault: provider keys, encrypted at rest."""

@@ -1,0 +1,125 @@
+"""Owns who the providers are: where a key may be sent, how it is presented, how it is shown. Opens no connection.
+
+The base URLs are the operator's settings and trusted as such; nothing a user sends moves them.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from django.conf import settings
+
+from vault.secret import Secret
+
+MIN_KEY_LENGTH: Final = 8
+MAX_KEY_LENGTH: Final = 512
+# From this length on, the last four characters may be shown.
+_SHOWS_ITS_END: Final = 16
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    slug: str
+    title: str
+    setting: str
+    official_base_url: str
+    list_models_path: str  # after the base URL; answered for any key that works, at no cost
+    prefixes: tuple[str, ...]  # public beginnings of its keys, the longest first
+    credential_headers: Callable[[Secret], Headers]
+
+    @property
+    def base_url(self) -> str:
+        """Where its API is, without a slash at the end: the operator's setting."""
+        return str(getattr(settings, self.setting)).rstrip("/")
+
+    @property
+    def is_moved(self) -> bool:
+        """Whether the operator has put something else in the place of the official API."""
+        return self.base_url != self.official_base_url
+
+    def mask_prefix(self, key: str) -> str:
+        """The public beginning of a key, as in `sk-ant-`; '' if it has none."""
+        return next((prefix for prefix in self.prefixes if key.startswith(prefix)), "")
+
+    def check_shape(self, key: str) -> str | None:
+        """What is wrong with a key before it is stored, in a sentence that does not quote it; None if nothing is."""
+        if re.fullmatch(r"[\x21-\x7e]*", key) is None:
+            # It goes into a header as it is: a line break in it would start another header.
+            return "A key has no spaces, line breaks, control or non-ASCII characters."
+        if not MIN_KEY_LENGTH <= len(key) <= MAX_KEY_LENGTH:
+            return f"A key has {MIN_KEY_LENGTH} to {MAX_KEY_LENGTH} characters."
+        if not self.is_moved and (stranger := _belongs_to(key)) not in (None, self.slug):
+            return f"This looks like a key of {_TITLES[str(stranger)]}, not of {self.title}."
+        return None
+
+
+def last4(key: str) -> str:
+    """The end of a key that may be shown; '' when the key is so short that it would give too much away."""
+    return key[-4:] if len(key) >= _SHOWS_ITS_END else ""
+
+
+def _bearer(secret: Secret) -> Headers:
+    return ((b"authorization", b"Bearer " + secret.reveal().encode("ascii")),)
+
+
+def _anthropic(secret: Secret) -> Headers:
+    return ((b"x-api-key", secret.reveal().encode("ascii")), (b"anthropic-version", b"2023-06-01"))
+
+
+def _google(secret: Secret) -> Headers:
+    # The documented `?key=` would put the key into every access log on the way.
+    return ((b"x-goog-api-key", secret.reveal().encode("ascii")),)
+
+
+PROVIDERS: Final[dict[str, Provider]] = {
+    provider.slug: provider
+    for provider in (
+        Provider(
+            slug="openai",
+            title="OpenAI",
+            setting="AIPROXY_OPENAI_BASE_URL",
+            official_base_url="https://api.openai.com/v1",
+            list_models_path="/models",
+            prefixes=("sk-svcacct-", "sk-admin-", "sk-proj-", "sk-"),
+            credential_headers=_bearer,
+        ),
+        Provider(
+            slug="anthropic",
+            title="Anthropic",
+            setting="AIPROXY_ANTHROPIC_BASE_URL",
+            official_base_url="https://api.anthropic.com",
+            list_models_path="/v1/models",
+            prefixes=("sk-ant-", "sk-"),
+            credential_headers=_anthropic,
+        ),
+        Provider(
+            slug="google",
+            title="Google",
+            setting="AIPROXY_GOOGLE_BASE_URL",
+            official_base_url="https://generativelanguage.googleapis.com",
+            list_models_path="/v1beta/models",
+            prefixes=("AIza",),
+            credential_headers=_google,
+        ),
+        Provider(
+            slug="alibaba",
+            title="Alibaba",
+            setting="AIPROXY_ALIBABA_BASE_URL",
+            official_base_url="https://dashscope-intl.aliyuncs.com/compatible-mode/v1",
+            list_models_path="/models",
+            prefixes=("sk-sp-", "sk-"),
+            credential_headers=_bearer,
+        ),
+    )
+}
+
+# Beginnings that tell for certain whose key it is. `sk-` alone does not: several providers use it.
+_CERTAIN: Final = {"sk-ant-": "anthropic", "sk-proj-": "openai", "AIza": "google", "sk-proxy-": "aiproxy"}
+_TITLES: Final = {"aiproxy": "this service", **{slug: provider.title for slug, provider in PROVIDERS.items()}}
+
+
+def _belongs_to(key: str) -> str | None:
+    return next((slug for prefix, slug in _CERTAIN.items() if key.startswith(prefix)), None)

@@ -1,0 +1,103 @@
+import re
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.test import Client
+
+from accounts.models import Plan, User
+from vault import store
+from vault.models import ApiKey
+from vault.secret import Secret
+from vault.tests.conftest import make_key
+
+LIST = "/admin/vault/apikey/"
+
+
+@pytest.fixture
+def staff(db) -> Client:
+    client = Client()
+    Plan.objects.get_or_create(code="free", defaults={"name": "Free"})
+    client.force_login(
+        User.objects.create(email="staff@example.com", is_staff=True, is_superuser=True),
+        backend="django.contrib.auth.backends.ModelBackend",
+    )
+    return client
+
+
+def page(row: ApiKey) -> str:
+    return f"{LIST}{row.pk}/change/"
+
+
+def test_no_page_shows_a_secret(staff, stored) -> None:
+    key = make_key()
+    row = stored(key)
+    urls = [LIST, page(row), f"{LIST}{row.pk}/history/", f"{LIST}{row.pk}/delete/", f"{LIST}?q={row.label}"]
+    shown = "".join(staff.get(url).content.decode() for url in urls)
+    assert row.masked in shown
+    for secret in (key[:-4], row.encrypted_key, bytes(row.iv).hex(), bytes(row.fingerprint).hex()):
+        assert secret not in shown
+
+
+def test_nothing_but_label_priority_and_validity_can_be_edited(staff, stored) -> None:
+    html = staff.get(page(stored())).content.decode()
+    fields = set(re.findall(r'<(?:input|select|textarea)[^>]* name="([a-z_]+)"', html))
+    assert {name for name in fields if not name.startswith(("_", "csrf"))} == {"label", "priority", "is_valid"}
+
+
+def test_staff_can_take_a_key_out_of_use(staff, owner, stored) -> None:
+    row = stored()
+    before = User.objects.get(pk=owner.pk).epoch
+    answer = staff.post(page(row), {"label": "renamed", "priority": 5, "provider": "google", "encrypted_key": "AAAA"})
+    assert answer.status_code == 302
+    changed = ApiKey.objects.get()
+    assert (changed.label, changed.priority, changed.is_valid, changed.provider) == ("renamed", 5, False, "openai")
+    assert changed.encrypted_key == row.encrypted_key
+    assert User.objects.get(pk=owner.pk).epoch == before + 1
+
+
+def test_a_page_opened_long_ago_does_not_bring_an_old_key_back(staff, owner, stored) -> None:
+    row, fresh = stored(), make_key()
+    store.change(owner.id, row.pk, Secret(fresh))
+    staff.post(page(row), {"label": "renamed", "priority": 5, "is_valid": "on"})
+    assert ApiKey.objects.get().unseal().reveal() == fresh
+
+
+def test_a_taken_label_is_a_message(staff, stored) -> None:
+    row, other = stored(), stored()
+    answer = staff.post(page(row), {"label": other.label, "priority": 5, "is_valid": "on"})
+    assert answer.status_code == 200
+    assert "has a key with this label" in answer.content.decode()
+
+
+def test_nobody_stores_a_key_for_somebody_else(staff) -> None:
+    assert staff.get(LIST + "add/").status_code == 403
+    assert staff.post(LIST + "add/", {"label": "x"}).status_code == 403
+
+
+@pytest.mark.parametrize("way", ["one", "several"])
+def test_a_deleted_key_is_told_to_the_workers(staff, owner, stored, way) -> None:
+    row = stored()
+    before = User.objects.get(pk=owner.pk).epoch
+    if way == "one":
+        staff.post(f"{LIST}{row.pk}/delete/", {"post": "yes"})
+    else:
+        staff.post(LIST, {"action": "delete_selected", "_selected_action": [str(row.pk)], "post": "yes"})
+    assert not ApiKey.objects.exists()
+    assert User.objects.get(pk=owner.pk).epoch == before + 1
+    assert LogEntry.objects.filter(object_id=str(row.pk)).exists()
+
+
+def test_staff_can_test_keys(staff, stored, provider) -> None:
+    rows = [stored(), stored()]
+    provider.answer(401, b"")
+    ids = [str(row.pk) for row in rows]
+    answer = staff.post(LIST, {"action": "test_now", "_selected_action": ids}, follow=True)
+    assert "2 keys tested: 0 good, 2 refused, 0 not to be told." in answer.content.decode()
+    assert not ApiKey.objects.filter(is_valid=True).exists()
+
+
+def test_the_list_costs_the_same_for_one_key_and_for_many(staff, stored, django_assert_max_num_queries) -> None:
+    for _ in range(4):
+        stored()
+    with django_assert_max_num_queries(10):
+        assert staff.get(LIST).status_code == 200
