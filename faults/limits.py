@@ -1,0 +1,69 @@
+"""Owns the judgement of limits: what two tenants were let through, against what they may have. Pure.
+
+While Redis is there, a window of t seconds lets at most `limit + t * limit / 60` requests through, however many workers
+there are and whatever happens to them. While it is away each worker enforces its share, from the level it last knew; a
+worker that starts meanwhile knows none, so each such start adds one share.
+"""
+
+import time
+from itertools import pairwise
+from uuid import UUID
+
+from faults.provider import Visit
+from faults.stand import PARALLEL, RECOVERY, RPM, WORKERS, Ledger
+from faults.verdict import DEATH, Row, quiet_windows
+
+REDIS = frozenset({"kill_redis", "freeze_redis"})
+BEFORE_DEATH = 3.0  # seconds; a frozen Redis may hold up an admission this long
+ACQUAINTANCE = 5.0  # seconds until a new worker has served the tenant, and so heard of its level
+SLACK = 2  # requests that were under way when the window was cut
+
+
+def admitted(visits: dict[str, list[Visit]], key: str) -> list[float]:
+    """When each of a tenant's requests came to the provider."""
+    return sorted(seen[0].at for seen in visits.values() if seen[0].key == key)
+
+
+def judge_rate(times: list[float], ledger: Ledger, began: float, ended: float) -> list[str]:
+    """Windows end where Redis came back empty: a burst is had once in each, and never at the switch to the shares."""
+    away = [fault for fault in ledger.faults if fault.kind in REDIS]
+    edges = sorted({began, ended, *(fault.ended - RECOVERY for fault in away if fault.kind == "kill_redis")})
+    violations = []
+    for start, stop in pairwise(edges):
+        seen = sum(start <= at < stop for at in times)
+        allowed = RPM + (stop - start) * RPM / 60 + SLACK
+        for fault in away:
+            if fault.began < stop and start < fault.ended:
+                fresh = sum(fault.began - ACQUAINTANCE <= at < fault.ended for at in ledger.worker_starts)
+                # Shares refill while a frozen Redis does too, and a new worker has not heard of any level yet.
+                allowed += (fault.ended - fault.began) * RPM / 60 + fresh * RPM / WORKERS
+        if seen > allowed:
+            violations.append(f"{seen} requests were let through in {stop - start:.1f} s, {allowed:.0f} may be")
+    return violations
+
+
+def judge_parallel(peaks: list[tuple[float, int]], ledger: Ledger, began: float, ended: float) -> list[str]:
+    calm = quiet_windows(ledger.faults, REDIS, began, ended)
+    return [
+        f"{number} requests ran at once, {PARALLEL} may"
+        for at, number in peaks
+        if number > PARALLEL and any(start <= at < stop for start, stop in calm)
+    ]
+
+
+def judge_slots(slots: dict[str, set[str]], rows: list[Row], ledger: Ledger) -> list[str]:
+    """Only a worker that was killed leaves slots behind, until they expire."""
+    written = {str(row.id): row for row in rows}
+    offset = time.time() - time.monotonic()
+    deaths = [fault for fault in ledger.faults if fault.kind in DEATH]
+    violations = []
+    for scope, ids in slots.items():
+        for id in ids:
+            at = (UUID(id).int >> 80) / 1000 - offset
+            row = written.get(id)
+            if row is not None and (row.outcome == "interrupted" or row.writer in ledger.killed_writers):
+                continue
+            if row is None and any(fault.began - BEFORE_DEATH < at < fault.ended for fault in deaths):
+                continue  # admitted, and its worker died before it wrote anything
+            violations.append(f"a slot is left in {scope}: request {id}, {row and row.outcome}")
+    return violations
