@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: bench load-test help run test test-sqlite test-postgres faults lint format lock clean
+.PHONY: bench coverage load-test help run test faults lint format lock clean
 MAKEFLAGS += --no-print-directory
 
 # The first that is new enough: `make PYTHON=…` overrules it.
@@ -20,19 +20,19 @@ help: ## Show this list
 run: .venv/.prod ## Start a demo at 127.0.0.1:8000 (HOST, PORT, DATABASE_URL, REDIS_URL and AIPROXY_* are honoured)
 	@exec $(PY) manage.py quickstart
 
-# The two runs share nothing but the machine, and wait more than they compute.
-test: .venv/.dev ## Run every test on SQLite, those of the database also on PostgreSQL, and show the coverage
+# Tests wait as much as they compute: a few more processes than two cores have. A file's tests stay together.
+PYTEST := pytest --numprocesses 3 --dist loadscope --quiet $(PYTEST_ARGS)
+
+test: .venv/.dev ## Run every test on SQLite, and those of the database also on PostgreSQL
+	@$(PY) -m $(PYTEST) --database sqlite
+	@$(PY) -m $(PYTEST) --database postgres
+
+coverage: .venv/.dev ## Run the tests and list the lines that none reaches; fails under 90 % (takes twice as long)
 	@$(BIN)/coverage erase
-	@echo "Testing on SQLite and on PostgreSQL at once; the output of each comes when it is done."
-	@$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),-Otarget) test-sqlite test-postgres
+	@$(BIN)/coverage run -m $(PYTEST) --database sqlite
+	@$(BIN)/coverage run -m $(PYTEST) --database postgres
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
-
-test-sqlite: .venv/.dev
-	@$(BIN)/coverage run -m pytest --database sqlite $(PYTEST_ARGS)
-
-test-postgres: .venv/.dev
-	@$(BIN)/coverage run -m pytest --database postgres $(PYTEST_ARGS)
 
 SECONDS ?= 60
 faults: .venv/.dev ## Break everything at random under load, and count every row (SECONDS=60, SEED=random)

@@ -4,17 +4,20 @@ import functools
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
+from django.apps import apps
 from django.contrib.auth.hashers import make_password
 from django.db import connections
+from django.db.models.signals import post_migrate
 from rest_framework.test import APIClient
 
-from accounts.models import Plan, User
+from accounts.models import User
 
 PASSWORD = "correct horse battery"
 
@@ -26,7 +29,6 @@ def _password_hash() -> str:
 
 
 def _person(name: str) -> User:
-    Plan.objects.get_or_create(code="free", defaults={"name": "Free"})
     return User.objects.create(email=f"{name}@example.com", password=_password_hash(), plan_id="free")
 
 
@@ -103,6 +105,7 @@ def django_db_modify_db_settings() -> None:
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None) -> Iterator[None]:
     connection = connections["default"]
+    post_migrate.connect(_make_plans, sender=apps.get_app_config("accounts"))
     if connection.vendor != "postgresql":
         yield
         return
@@ -112,6 +115,11 @@ def django_db_setup(django_db_setup: None) -> Iterator[None]:
     with psycopg.connect(os.environ["TEST_DATABASE_URL"], autocommit=True) as server:
         name = connection.settings_dict["NAME"]
         server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+
+
+def _make_plans(**_: object) -> None:
+    """After each test that commits, its tables are emptied: whoever comes next finds what the migrations put there."""
+    import_module("accounts.migrations.0002_plans").make_plans(apps, connections["default"].schema_editor())
 
 
 def _empty_tables_by_delete(operations: Any) -> None:

@@ -113,8 +113,11 @@ class Servers:
     # --- Redis ---------------------------------------------------------------------------------------
 
     def redis_url(self, environment: Mapping[str, str]) -> str:
-        """TEST_REDIS_URL as given, else an unused database of the local Redis, else a Redis of our own."""
-        if given := environment.get("TEST_REDIS_URL"):
+        """TEST_REDIS_URL as given, else an unused database of the local Redis, else a Redis of our own.
+
+        One of several processes of a run never uses the one given: it could not have it for itself.
+        """
+        if (given := environment.get("TEST_REDIS_URL")) and "PYTEST_XDIST_WORKER" not in environment:
             redis.Redis.from_url(given, socket_connect_timeout=5).ping()
             self.notes.append("Redis at TEST_REDIS_URL")
             return given

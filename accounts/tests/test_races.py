@@ -10,7 +10,7 @@ from accounts import tokens
 from accounts.keys import PREFIX, PlanLimitReached, mint
 from accounts.models import Plan, ProxyKey, User
 
-pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def at_once(count, work):

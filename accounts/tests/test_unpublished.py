@@ -5,7 +5,7 @@ import pytest
 from accounts.models import ProxyKey
 from accounts.tests.conftest import NEW_PASSWORD
 
-pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture

@@ -49,6 +49,7 @@ def test_it_accepts_what_openssl_and_python_make(settings):
         ("a" * 64, "aiproxy.E003"),
         ("0123456789abcdef" * 4, "aiproxy.E003"),
     ],
+    ids=["missing", "short", "changeme", "insecure", "provider-key", "one-letter", "alphabet"],
 )
 def test_it_refuses_a_bad_text_secret_and_never_quotes_it(settings, name, value, id):
     setattr(settings, name, value)
@@ -69,6 +70,7 @@ def test_it_refuses_a_bad_text_secret_and_never_quotes_it(settings, name, value,
         ("no-colon", "aiproxy.E005"),
         ("300:" + base64.b64encode(secrets.token_bytes(32)).decode(), "aiproxy.E005"),
     ],
+    ids=["missing", "short", "changeme", "zeros", "no-base64", "no-version", "high-version"],
 )
 def test_it_refuses_bad_peppers_and_never_quotes_them(settings, text, id):
     settings.AIPROXY_PEPPERS = text

@@ -19,6 +19,7 @@ from proxy.limits import Ask, Limit, LimiterAway
 from proxy.limits.connection import Address
 from proxy.limits.redis import RedisLimiter
 from proxy.tests.limits_redis import PATIENCE, URL, RedisServer, hammer, own_keys, virtual_clock
+from proxy.tests.upstream_peer import turns
 
 BOTH = (Limit("user:a", 100, 1_000, 10), Limit("key:a", 50, 500, 5))
 
@@ -354,14 +355,16 @@ def test_it_does_not_take_a_busy_loop_for_a_silent_redis(run: Callable[[Any], No
         other, wakes = socket.socketpair()
 
         def busy() -> None:
-            """Hears of something else, and holds the loop up while the reply arrives."""
+            """Hears of something else, and holds the loop up until the reply is here, and overdue."""
             asyncio.get_running_loop().remove_reader(other)
             server.thaw()
+            with redis.Redis.from_url(server.url) as another:
+                another.ping()
             time.sleep(0.4)
 
         server.freeze()
         call = asyncio.create_task(limiter.admit(Ask("a", BOTH, 1)))
-        await asyncio.sleep(0)
+        await turns(3)
         asyncio.get_running_loop().add_reader(other, busy)
         wakes.send(b".")
         assert (await call).verdict == "ok"

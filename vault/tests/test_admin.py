@@ -4,7 +4,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.test import Client
 
-from accounts.models import Plan, User
+from accounts.models import User
 from vault import store
 from vault.models import ApiKey
 from vault.secret import Secret
@@ -16,7 +16,6 @@ LIST = "/admin/vault/apikey/"
 @pytest.fixture
 def staff(db) -> Client:
     client = Client()
-    Plan.objects.get_or_create(code="free", defaults={"name": "Free"})
     client.force_login(
         User.objects.create(email="staff@example.com", is_staff=True, is_superuser=True),
         backend="django.contrib.auth.backends.ModelBackend",
