@@ -33,7 +33,6 @@ from proxy.runtime import Runtime
 from proxy.upstream import Response
 from proxy.upstream import UpstreamError as ConnectionFailure
 from proxy.wire import Call, Decoder, Usage, Wire
-from proxy.wires import WIRES
 from usage.journal import Begin, End, JournalFull
 
 logger = logging.getLogger(__name__)
@@ -59,7 +58,9 @@ class Exchange:
         self.began = time.monotonic()
         self._id = uuid7()
         self._request_id = str(self._id)
-        self._headers: Headers = [(b"x-request-id", self._request_id.encode())]  # of the answer
+        self._dialect = views.dialect_of(scope["path"])
+        said = self._request_id.encode()
+        self._headers: Headers = [(name, said) for name in self._dialect.request_id_headers]  # of the answer
         self._task: asyncio.Task[None] | None = None
         self._cause = ""  # why it was stopped: client_gone, drained, deadline
         self._endpoint: views.Endpoint | None = None
@@ -134,7 +135,7 @@ class Exchange:
         await self._admit()
         if refusal is not None:
             raise refusal
-        self._route = self._allowed_route()
+        self._route = self._allowed_route(endpoint)
         await self._forward(endpoint, body, arrived)
 
     def _watch_client(self) -> None:
@@ -157,7 +158,7 @@ class Exchange:
         self._identity, self._ask = admitted.identity, admitted.ask
         self._headers += admitted.headers
 
-    def _allowed_route(self) -> Route:
+    def _allowed_route(self, endpoint: views.Endpoint) -> Route:
         """Where the model is served. Forbidden when the key may not ask for it, BadRequest beyond its cap."""
         assert self._identity is not None and self._call is not None
         policy, call = self._identity.policy, self._call
@@ -168,9 +169,9 @@ class Exchange:
             raise Forbidden(
                 f"This proxy key may not use the model {call.model!r}.", param="model", code="model_not_allowed"
             )
-        if found.provider not in WIRES:
+        if found.provider not in endpoint.wires:
             raise NotFound(
-                f"{call.model!r} is served by {found.provider}, which is not spoken here yet.",
+                f"{call.model!r} is served by {found.provider}, which has no {endpoint.name}.",
                 param="model",
                 code="model_not_found",
             )
@@ -187,8 +188,8 @@ class Exchange:
     async def _forward(self, endpoint: views.Endpoint, body: bytes, arrived: float) -> None:
         found, call, identity = self._route, self._call, self._identity
         assert found is not None and call is not None and identity is not None
-        wire = WIRES[found.provider]
-        cap = identity.policy.max_tokens if endpoint is views.CHAT else None
+        wire = endpoint.wires[found.provider]
+        cap = identity.policy.max_tokens if call.tokens_output else None  # of what generates
         outgoing = Outgoing(
             endpoint.method.encode(),
             wire.target(endpoint.name, found.model, call.stream),
@@ -307,10 +308,10 @@ class Exchange:
         try:
             if self._status:
                 self._end()
-                if self._decoder is not None and self._route is not None:
-                    await self._send_body(WIRES[self._route.provider].error_event(error))
+                if self._decoder is not None:
+                    await self._send_body(self._dialect.error_event(error, self._request_id))
                 return
-            body = error.render()
+            body = self._dialect.render(error, self._request_id)
             self._status = error.status
             self._end()
             self._headers = [pair for pair in self._headers if pair[0] != b"content-type"]

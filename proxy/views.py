@@ -2,15 +2,17 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
+from proxy.dialect import Dialect, chat
 from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ProxyError
-from proxy.wire import Call
+from proxy.wire import Call, Wire
+from proxy.wires import WIRES
 
 # Reserved for an answer of unknown length; the real count replaces it at the end.
 DEFAULT_OUTPUT = 1024
@@ -26,6 +28,8 @@ class Endpoint:
     name: str
     method: str
     decode: Callable[[bytes], Call]
+    wires: Mapping[str, Wire]  # by provider: who can be asked, and how
+    dialect: Dialect = chat.DIALECT
 
 
 class _StreamOptions(msgspec.Struct):
@@ -88,12 +92,18 @@ def decode_nothing(body: bytes) -> Call:
     return Call(model="")
 
 
-CHAT = Endpoint("chat.completions", "POST", decode_chat)
-EMBEDDINGS = Endpoint("embeddings", "POST", decode_embeddings)
-MODELS = Endpoint("models", "GET", decode_nothing)
+CHAT = Endpoint("chat.completions", "POST", decode_chat, WIRES)
+EMBEDDINGS = Endpoint("embeddings", "POST", decode_embeddings, WIRES)
+MODELS = Endpoint("models", "GET", decode_nothing, WIRES)
 
 _ENDPOINTS = {"/v1/chat/completions": CHAT, "/v1/embeddings": EMBEDDINGS, "/v1/models": MODELS}
 _MODEL_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:/@+")
+
+
+def dialect_of(path: str) -> Dialect:
+    """How to answer at this URL, whatever is wrong with the request."""
+    endpoint = _ENDPOINTS.get(path)
+    return endpoint.dialect if endpoint is not None else chat.DIALECT
 
 
 def resolve(path: str, method: str) -> Endpoint:
@@ -112,7 +122,7 @@ def _model(name: str) -> Endpoint | None:
     """One model's page. Its name becomes part of the provider's URL: no more than a name may be in it."""
     if not name or len(name) > MAX_MODEL_LENGTH or not _MODEL_CHARACTERS.issuperset(name) or ".." in name:
         return None
-    return Endpoint("model", "GET", lambda _: Call(model=name))
+    return Endpoint("model", "GET", lambda _: Call(model=name), WIRES)
 
 
 def input_tokens(value: bytes) -> int:

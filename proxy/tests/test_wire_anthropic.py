@@ -13,6 +13,7 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from proxy import sse
+from proxy.dialect.chat import error_event
 from proxy.errors import BadRequest, UpstreamBroken
 from proxy.wire import Call
 from proxy.wire import anthropic as wire
@@ -234,7 +235,7 @@ def test_it_maps_the_providers_errors(status, body, expected):
 
 
 def test_it_lets_an_sdk_see_an_error_event():
-    assert json.loads(wire.error_event(wire.error(529, b"{}"))[6:])["error"]["code"] == "overloaded"
+    assert json.loads(error_event(wire.error(529, b"{}"), "")[6:])["error"]["code"] == "overloaded"
 
 
 def test_it_holds_a_keys_cap_where_none_was_asked():

@@ -70,6 +70,5 @@ class Wire:
     usage: Callable[[bytes], Usage | None]  # of a plain answer, or of the end of a long one
     decoder: Callable[[Call], Decoder]
     error: Callable[[int, bytes], ProxyError]  # of a complete error answer
-    error_event: Callable[[ProxyError], bytes]  # in the client's dialect
     request_headers: frozenset[bytes]  # what a client may say to this provider; the credential is not among them
     response_headers: frozenset[bytes]  # what this provider may say to a client

@@ -15,7 +15,7 @@ from proxy.errors import ProviderAnswer, ProviderKeyRejected, ProxyError, Upstre
 from proxy.wire import Call, Usage, Wire
 from proxy.wire.alibaba_request import encode
 from proxy.wire.fields import word
-from proxy.wire.openai import error_event, target, usage
+from proxy.wire.openai import target, usage
 
 Json = dict[str, Any]
 
@@ -220,7 +220,6 @@ WIRE = Wire(
     usage=usage,
     decoder=Decoder,
     error=error,
-    error_event=error_event,
     request_headers=frozenset(),
     response_headers=frozenset({b"content-type"}),
 )

@@ -7,7 +7,7 @@
 Facts: https://docs.anthropic.com/en/api/messages.
 """
 
-from proxy.errors import BadRequest, ProxyError
+from proxy.errors import BadRequest
 from proxy.wire import Call, Usage, Wire
 from proxy.wire import anthropic_answer as answers
 from proxy.wire.anthropic_errors import error
@@ -33,11 +33,6 @@ def answer(body: bytes, call: Call) -> tuple[bytes, Usage | None]:
     return answers.answer(body)
 
 
-def error_event(error: ProxyError) -> bytes:
-    """An error after the first byte, as the official clients raise it: `data: {"error": …}`."""
-    return b"data: " + error.render() + b"\n\n"
-
-
 WIRE = Wire(
     target=target,
     encode=encode,
@@ -45,7 +40,6 @@ WIRE = Wire(
     usage=answers.usage,
     decoder=Decoder,
     error=error,
-    error_event=error_event,
     request_headers=frozenset({b"anthropic-beta"}),
     response_headers=frozenset({b"content-type"}),
 )

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from proxy.errors import ProxyError, UpstreamBroken
+from proxy.errors import UpstreamBroken
 from proxy.wire import Call, Usage, Wire
 from proxy.wire.google_answer import Answer, decode_answer, plain
 from proxy.wire.google_error import error, failure_of
@@ -74,10 +74,6 @@ def _decode(body: bytes) -> Answer | None:
         return None
 
 
-def error_event(error: ProxyError) -> bytes:
-    return b"data: " + error.render() + b"\n\n"
-
-
 WIRE = Wire(
     target=target,
     encode=encode,
@@ -85,7 +81,6 @@ WIRE = Wire(
     usage=usage,
     decoder=Decoder,
     error=error,
-    error_event=error_event,
     request_headers=frozenset(),
     response_headers=frozenset({b"content-type"}),
 )

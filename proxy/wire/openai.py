@@ -179,11 +179,6 @@ def error(status: int, body: bytes) -> ProxyError:
     return ProviderAnswer(503 if status == 529 else status, found)
 
 
-def error_event(error: ProxyError) -> bytes:
-    """An error after the first byte, as the official clients raise it: `data: {"error": …}`."""
-    return b"data: " + error.render() + b"\n\n"
-
-
 WIRE = Wire(
     target=target,
     encode=encode,
@@ -191,7 +186,6 @@ WIRE = Wire(
     usage=usage,
     decoder=Decoder,
     error=error,
-    error_event=error_event,
     request_headers=frozenset({b"openai-beta", b"openai-organization", b"openai-project", b"idempotency-key"}),
     response_headers=frozenset({b"content-type", b"openai-processing-ms", b"openai-version"}),
 )
