@@ -45,14 +45,20 @@ class Decoder(Protocol):
 
     `feed` returns bytes for the client; once `complete` is set, `final` holds the event that ends the answer (not
     returned by `feed`: the exchange is recorded before it goes out). `failure` is an error event of the provider.
-    `flush` is called at the clean end of the body, for dialects whose streams end without a last event.
+    `flush` is called at the clean end of the body, for dialects whose streams end without a last event. `chunks` counts
+    the events with content so far: about as many tokens.
     """
 
-    complete: bool
-    final: bytes
-    failure: ProxyError | None
-    usage: Usage | None
-    chunks: int  # events with content so far: about as many tokens
+    @property
+    def complete(self) -> bool: ...
+    @property
+    def final(self) -> bytes: ...
+    @property
+    def failure(self) -> ProxyError | None: ...
+    @property
+    def usage(self) -> Usage | None: ...
+    @property
+    def chunks(self) -> int: ...
 
     def feed(self, data: bytes) -> bytes: ...
 
