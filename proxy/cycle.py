@@ -39,6 +39,7 @@ class Cycle:
         "_body",
         "_bodyless",
         "_chunked",
+        "_head",
         "_left",
         "_protocol",
         "_unread",
@@ -69,6 +70,7 @@ class Cycle:
         self.response_complete = False
         self._body: list[bytes] = []
         self._unread = 0
+        self._head = b""  # goes out with the first piece of the body: one write, and one packet for most answers
         self._chunked = False
         self._bodyless = False
         self._left: int | None = None  # of a declared content-length
@@ -191,28 +193,30 @@ class Cycle:
             raise RuntimeError("A response header contains CR, LF or NUL.")
         self.keep_alive = keep_alive
         self.response_started = True
-        self.transport.write(head)
+        self._head = head
 
     def _send_body(self, body: bytes, *, last: bool) -> None:
+        head, self._head = self._head, b""
         if self._bodyless:
-            pass
+            body = b""
         elif self._chunked:
             if body:
                 body = b"%x\r\n%b\r\n" % (len(body), body)
             if last:
                 body += b"0\r\n\r\n"
-            if body:
-                self.transport.write(body)
+        elif self._left is not None:
+            self._left -= len(body)
+            if self._left < 0:
+                self.transport.write(head)
+                raise RuntimeError("The answer is longer than its Content-Length.")
+        if head and len(body) > HIGH_WATER:
+            self.transport.write(head)
         else:
-            if self._left is not None:
-                self._left -= len(body)
-                if self._left < 0:
-                    raise RuntimeError("The answer is longer than its Content-Length.")
-                if last and self._left:
-                    self.transport.write(body)
-                    raise RuntimeError("The answer is shorter than its Content-Length.")
-            if body:
-                self.transport.write(body)
+            body = head + body
+        if body:
+            self.transport.write(body)
+        if last and self._left and not self._bodyless:
+            raise RuntimeError("The answer is shorter than its Content-Length.")
         if last:
             self.response_complete = True
             self.message_event.set()

@@ -43,6 +43,7 @@ HOLD = 4 << 20
 HOLD_AT_MOST = 64 << 20
 LARGE_END = 16 << 10
 
+JSON_BODY = (b"content-type", b"application/json")
 STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
 
@@ -213,15 +214,11 @@ class Exchange:
             response.abort()
 
     def _outgoing_headers(self, endpoint: views.Endpoint, wire: Wire) -> Headers:
-        headers = [
-            (b"accept", b"*/*"),
-            (b"accept-encoding", b"identity"),
-            (b"user-agent", b"aiproxy"),
-            (b"via", b"1.1 " + self._runtime.via),
-            *(pair for pair in self._scope["headers"] if pair[0] in wire.request_headers),
-        ]
+        taken = wire.request_headers
+        headers = [pair for pair in self._scope["headers"] if pair[0] in taken]
+        headers += self._runtime.outgoing_headers
         if endpoint.method == "POST":
-            headers.append((b"content-type", b"application/json"))
+            headers.append(JSON_BODY)
         return headers
 
     def _note_answer(self, response: Response, wire: Wire) -> None:

@@ -58,6 +58,12 @@ def instance_id() -> str:
 class Runtime:
     def __init__(self) -> None:
         self.via = f"aiproxy-{instance_id()}".encode()
+        self.outgoing_headers = [  # of every request to a provider
+            (b"accept", b"*/*"),
+            (b"accept-encoding", b"identity"),
+            (b"user-agent", b"aiproxy"),
+            (b"via", b"1.1 " + self.via),
+        ]
         self.trusted = networks(settings.AIPROXY_TRUSTED_PROXIES)
         self.cors_origins = frozenset(origin.encode() for origin in settings.AIPROXY_CORS_ORIGINS)
         self.max_body: int = settings.AIPROXY_MAX_BODY

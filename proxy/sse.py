@@ -63,6 +63,9 @@ class Blocks:
 
 def events(block: bytes) -> list[bytes]:
     """The single events of a block, each with its own end: joined they are the block again."""
+    if b"\r" not in block:
+        *whole, rest = block.split(b"\n\n")
+        return [event + b"\n\n" for event in whole] + ([rest] if rest else [])
     cuts = [match.end() for match in _BOUNDARY.finditer(block)]
     if not cuts or cuts[-1] != len(block):
         cuts.append(len(block))
@@ -71,6 +74,9 @@ def events(block: bytes) -> list[bytes]:
 
 def data_of(event: bytes) -> bytes:
     """The event's data: its `data:` lines, joined by LF; b"" for a comment."""
+    only_line = event.startswith(b"data: ") and event.endswith(b"\n\n") and event.find(b"\n") == len(event) - 2
+    if only_line and b"\r" not in event:
+        return event[6:-2]
     lines = []
     for line in _LINE_END.split(event):
         if line.startswith(b"data:"):

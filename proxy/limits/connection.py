@@ -22,6 +22,8 @@ pack = cast("Callable[[tuple[str | int, ...]], bytes]", hiredis.pack_command)
 # Time for the loop to read its sockets once before a reply is called missing: uvloop runs timers before input, so after
 # a turn that took long the reply may be here already, unread; or the request has only just been written.
 _SECOND_LOOK = 0.01
+# A settlement waits this long for a request to travel with: each write wakes Redis up.
+LINGER = 0.002
 
 
 class Receipt(Protocol):
@@ -96,6 +98,8 @@ class Connection(asyncio.Protocol):
         self._reader = hiredis.Reader(encoding="utf-8", errors="replace")
         self._waiting: deque[tuple[float, asyncio.Future[Any] | None, Receipt | None]] = deque()
         self._out: list[bytes] = []
+        self._called = False  # somebody waits for what is in _out: it leaves at the end of this turn
+        self._linger: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._overdue: tuple[float, asyncio.Future[Any] | None, Receipt | None] | None = None
 
@@ -105,14 +109,24 @@ class Connection(asyncio.Protocol):
         if self.closed:
             future.set_exception(LimiterAway("not connected"))
         else:
-            self._send(packed, future, None)
+            if not self._called:
+                self._called = True
+                self._loop.call_soon(self._flush)
+            self._out.append(packed)
+            self._waiting.append((self._loop.time(), future, None))
+            self._watch()
         return future
 
     def post(self, packed: bytes, receipt: Receipt) -> None:
+        """In order with all else, but nobody waits: it leaves with the next call, or LINGER later."""
         if self.closed:
             receipt.lost()
-        else:
-            self._send(packed, None, receipt)
+            return
+        self._out.append(packed)
+        self._waiting.append((self._loop.time(), None, receipt))
+        self._watch()
+        if self._linger is None:
+            self._linger = self._loop.call_later(LINGER, self._flush)
 
     def hurry(self, timeout: float) -> None:
         """From now on, this long for a reply."""
@@ -126,8 +140,9 @@ class Connection(asyncio.Protocol):
         if self.closed:
             return
         self.closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._linger):
+            if timer is not None:
+                timer.cancel()
         if self._transport is not None:
             self._transport.abort()
         self._out.clear()
@@ -159,15 +174,15 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.drop("connection lost")
 
-    def _send(self, packed: bytes, future: asyncio.Future[Any] | None, receipt: Receipt | None) -> None:
-        if not self._out:
-            self._loop.call_soon(self._flush)
-        self._out.append(packed)
-        self._waiting.append((self._loop.time(), future, receipt))
+    def _watch(self) -> None:
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeout, self._check)
 
     def _flush(self) -> None:
+        self._called = False
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
         if self._out and self._transport is not None:
             self._transport.write(b"".join(self._out))
             self._out.clear()

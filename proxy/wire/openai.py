@@ -54,6 +54,9 @@ class _Chunk(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw()  # in a union with None it would not take an object
 
 
+# An event without any of these has nothing to tell us: inside of a text, quotes are escaped.
+_MARKS = (b"[DONE]", b'"error"', b'"usage":{', b'"usage": {')
+
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -106,9 +109,12 @@ class Decoder:
             self.failure = UpstreamBroken("The provider sent an event that is too long.")
             return b""
         self.chunks += block.count(b"data:")
-        if b"[DONE]" in block or b'"error"' in block or b'"usage":{' in block or b'"usage": {' in block:
-            return self._inspect(block)
-        return block
+        found = [at for mark in _MARKS if (at := block.find(mark)) >= 0]
+        if not found:
+            return block
+        # What comes before the first event that may matter is passed as it is; lines that end with CR are rare.
+        cut = -1 if b"\r" in block else block.rfind(b"\n\n", 0, min(found))
+        return self._inspect(block) if cut < 0 else block[: cut + 2] + self._inspect(block[cut + 2 :])
 
     def flush(self) -> None:
         """Its streams say when they end."""
