@@ -100,6 +100,14 @@ class Timeouts:
     idle: float = 300.0
 
 
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A request's body that comes in pieces; without a `length` in bytes it goes out chunked."""
+
+    pieces: AsyncIterator[bytes]
+    length: int | None = None
+
+
 class Response:
     """An answer whose head is complete. Field names are lower case, in the order received; trailers are dropped."""
 
@@ -222,7 +230,7 @@ class Connection(asyncio.BufferedProtocol):
     async def request(
         self,
         first: bytes,
-        rest: Sequence[memoryview] | AsyncIterator[bytes] | None,
+        rest: Sequence[memoryview] | Stream | None,
         *,
         timeouts: Timeouts,
         head_only: bool = False,
@@ -322,9 +330,9 @@ class Connection(asyncio.BufferedProtocol):
             await self._drain
         self._deadline = 0.0
 
-    async def _upload_stream(self, chunks: AsyncIterator[bytes], idle: float) -> None:
-        """An early answer must end the wait for the caller's next chunk, hence the task."""
-        task = self._loop.create_task(self._write_chunks(chunks, idle))
+    async def _upload_stream(self, stream: Stream, idle: float) -> None:
+        """An early answer must end the wait for the caller's next piece, hence the task."""
+        task = self._loop.create_task(self._write_pieces(stream, idle))
         task.add_done_callback(lambda _task: self._wake())
         try:
             while not task.done() and not self._answered():
@@ -338,19 +346,29 @@ class Connection(asyncio.BufferedProtocol):
             if not task.cancelled():
                 task.exception()  # seen: after an early answer it is of no interest
 
-    async def _write_chunks(self, chunks: AsyncIterator[bytes], idle: float) -> None:
+    async def _write_pieces(self, stream: Stream, idle: float) -> None:
+        pieces, left = stream.pieces, stream.length
         try:
-            async for chunk in chunks:
+            async for piece in pieces:
                 if self._answered():
                     return
-                if chunk:  # an empty chunk would end the body
-                    self._transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
-                    await self._drained(idle)
+                if left is None:
+                    if piece:  # an empty chunk would end the body
+                        self._transport.writelines((b"%x\r\n" % len(piece), piece, b"\r\n"))
+                else:
+                    left -= len(piece)
+                    if left < 0:
+                        break
+                    self._transport.write(piece)
+                await self._drained(idle)
+            if left:
+                raise ValueError("the body is not as long as was said")
             if not self._answered():
-                self._transport.write(b"0\r\n\r\n")
+                if left is None:
+                    self._transport.write(b"0\r\n\r\n")
                 self._uploading = False
         finally:
-            aclose = getattr(chunks, "aclose", None)
+            aclose = getattr(pieces, "aclose", None)
             if aclose is not None:
                 await aclose()
 

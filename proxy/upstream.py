@@ -16,7 +16,7 @@ import re
 import socket
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -32,6 +32,7 @@ from proxy.connection import (
     IdleTimeout,
     ProtocolViolation,
     Response,
+    Stream,
     Timeouts,
     TLSFailed,
     TLSTimeout,
@@ -52,6 +53,7 @@ __all__ = [
     "ProtocolViolation",
     "Resolver",
     "Response",
+    "Stream",
     "TLSFailed",
     "TLSTimeout",
     "Timeouts",
@@ -66,7 +68,7 @@ SLICE_BYTES = 131_072
 PROXY_HEAD_BYTES = 16_384
 DEFAULT_TIMEOUTS = Timeouts()
 
-Body = bytes | Sequence[bytes] | AsyncIterator[bytes]
+Body = bytes | Sequence[bytes] | Stream
 AddressInfo = tuple[int, int, int, str, Any]  # as of socket.getaddrinfo: family, type, protocol, name, address
 Resolver = Callable[[str, int], Awaitable[Sequence[AddressInfo]]]
 
@@ -414,10 +416,12 @@ _name_of = itemgetter(0)
 
 def _encode(
     origin: Origin, method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]], body: Body
-) -> tuple[bytes, Sequence[memoryview] | AsyncIterator[bytes] | None]:
+) -> tuple[bytes, Sequence[memoryview] | Stream | None]:
     """The bytes of the first write, and what is to follow it."""
-    if isinstance(body, AsyncIterator):
-        return _head(origin, method, target, headers, b"transfer-encoding: chunked\r\n"), body
+    if isinstance(body, Stream):
+        length = body.length
+        framing = b"transfer-encoding: chunked\r\n" if length is None else b"content-length: %d\r\n" % length
+        return _head(origin, method, target, headers, framing), body
     parts = (body,) if isinstance(body, bytes) else tuple(body)
     size = sum(map(len, parts))
     framing = b"content-length: %d\r\n" % size if size or method in (b"POST", b"PUT", b"PATCH") else b""

@@ -14,6 +14,7 @@ from proxy.upstream import (
     FirstByteTimeout,
     IdleTimeout,
     Origin,
+    Stream,
     Timeouts,
     UpstreamError,
     WriteFailed,
@@ -85,12 +86,30 @@ async def test_it_sends_bodies_in_parts_of_any_size(size, pool):
 
 
 @on_both_loops
-async def test_it_sends_an_iterator_chunked_and_keeps_the_connection(pool):
+@pytest.mark.parametrize(
+    ("length", "sent"),
+    [
+        (None, b"chunked\r\n\r\n5\r\nhello\r\n11\r\n" + b"x" * 17 + b"\r\n0\r\n\r\n"),
+        (22, b"content-length: 22\r\n\r\nhello" + b"x" * 17),
+    ],
+)
+async def test_it_sends_a_stream_and_keeps_the_connection(length, sent, pool):
     async with serving(answering(OK)) as peer:
         for _ in range(2):
-            assert await (await ask(pool, peer.origin, chunks(b"hello", b"", b"x" * 17))).read() == b"hi"
-            assert peer.requests[-1].endswith(b"chunked\r\n\r\n5\r\nhello\r\n11\r\n" + b"x" * 17 + b"\r\n0\r\n\r\n")
+            body = Stream(chunks(b"hello", b"", b"x" * 17), length)
+            assert await (await ask(pool, peer.origin, body)).read() == b"hi"
+            assert peer.requests[-1].endswith(sent)
         assert peer.connections == 1
+
+
+@on_both_loops
+@pytest.mark.parametrize("length", [4, 6])
+async def test_it_ends_no_request_that_is_not_as_long_as_was_said(length, pool):
+    async with serving(silence) as peer:
+        with pytest.raises(ValueError, match="not as long"):
+            await ask(pool, peer.origin, Stream(chunks(b"hello"), length))
+        await turns()
+        assert pool.open_connections == 0
 
 
 BAD_HEADS = {
@@ -159,7 +178,7 @@ async def test_it_stops_the_upload_at_an_early_refusal_and_closes(kind, pool):
         await line.until_closed()
 
     async with serving(script) as peer:
-        response = await ask(pool, peer.origin, b"x" * 30_000_000 if kind == "bytes" else body())
+        response = await ask(pool, peer.origin, b"x" * 30_000_000 if kind == "bytes" else Stream(body()))
         returned.set()
         assert (response.status, await response.read()) == (413, b"no")
         await turns()
@@ -185,7 +204,7 @@ async def test_it_finishes_an_upload_whose_answer_begins_early(pool):
         yield b"part"
 
     async with serving(script) as peer:
-        response = await ask(pool, peer.origin, body())
+        response = await ask(pool, peer.origin, Stream(body()))
         assert await response.read() == b"02"
 
 
@@ -197,7 +216,7 @@ async def test_it_passes_on_what_the_body_raises_and_closes(pool):
 
     async with serving(silence) as peer:
         with pytest.raises(ConnectionAbortedError, match="the client left"):
-            await ask(pool, peer.origin, body())
+            await ask(pool, peer.origin, Stream(body()))
         await turns()
         assert pool.open_connections == 0
 
@@ -396,7 +415,7 @@ async def test_it_frees_everything_when_cancelled(state):
         await never()
 
     async def exchange(origin):
-        body = {"writing": b"x" * 8_000_000, "iterating": stalled_body()}.get(state, b"")
+        body = {"writing": b"x" * 8_000_000, "iterating": Stream(stalled_body())}.get(state, b"")
         response = await ask(pool, origin, body)
         while await response.read():
             pass
