@@ -12,6 +12,7 @@ from functools import partial
 from typing import Protocol
 
 from proxy.errors import ProxyError
+from proxy.routing import Route
 from proxy.wire import Call, Decoder, Usage, Wire
 
 
@@ -41,10 +42,11 @@ class Encoder(Protocol):
 class Translation:
     """A dialect's bodies as chat completions, and back.
 
-    `to_chat` asks for `stream_options.include_usage` in streams (the Call says so too), so that an encoder sees usage.
+    `to_chat` asks for `stream_options.include_usage` in streams (the Call says so too), so that an encoder sees usage. It
+    may note on the Call what `answer` and `encoder` have to know of the request.
     """
 
-    to_chat: Callable[[bytes, str], bytes]  # body, the provider's slug; BadRequest names what cannot be honoured
+    to_chat: Callable[[bytes, Call, Route], bytes]  # BadRequest names what this provider or model cannot honour
     answer: Callable[[bytes, Call], bytes]  # a plain chat completion
     encoder: Callable[[Call], Encoder]
 
@@ -56,7 +58,7 @@ def through_chat(translation: Translation, provider: str, wire: Wire) -> Wire:
         return wire.target("chat.completions", model, stream)
 
     def encode(body: bytes, call: Call, model: str, max_output: int | None) -> bytes:
-        return wire.encode(translation.to_chat(body, provider), call, model, max_output)
+        return wire.encode(translation.to_chat(body, call, Route(provider, model)), call, model, max_output)
 
     return Wire(
         target=target,
