@@ -42,8 +42,8 @@ class Encoder(Protocol):
 class Translation:
     """A dialect's bodies as chat completions, and back.
 
-    `to_chat` asks for `stream_options.include_usage` in streams (the Call says so too), so that an encoder sees usage. It
-    may note on the Call what `answer` and `encoder` have to know of the request.
+    `to_chat` asks for `stream_options.include_usage` in streams (the Call says so too), so that an encoder sees usage.
+    It may note on the Call what `answer` and `encoder` have to know of the request.
     """
 
     to_chat: Callable[[bytes, Call, Route], bytes]  # BadRequest names what this provider or model cannot honour
