@@ -106,6 +106,7 @@ def django_db_modify_db_settings() -> None:
 def django_db_setup(django_db_setup: None) -> Iterator[None]:
     connection = connections["default"]
     post_migrate.connect(_make_plans, sender=apps.get_app_config("accounts"))
+    _empty_audit_log_too(connection)
     if connection.vendor != "postgresql":
         yield
         return
@@ -120,6 +121,19 @@ def django_db_setup(django_db_setup: None) -> Iterator[None]:
 def _make_plans(**_: object) -> None:
     """After each test that commits, its tables are emptied: whoever comes next finds what the migrations put there."""
     import_module("accounts.migrations.0002_plans").make_plans(apps, connections["default"].schema_editor())
+
+
+def _empty_audit_log_too(connection: Any) -> None:
+    """After a test that commits, the database may forget what it must not forget otherwise."""
+    guard = import_module("audit.migrations.0002_append_only")
+    flush = connection.ops.execute_sql_flush
+
+    def execute_sql_flush(statements: list[str]) -> None:
+        undo, again = (guard.POSTGRES_UNDO, guard.POSTGRES) if connection.vendor == "postgresql" else (
+            guard.SQLITE_UNDO, guard.SQLITE)  # fmt: skip
+        flush([*undo, *statements, *again])
+
+    connection.ops.execute_sql_flush = execute_sql_flush
 
 
 def _empty_tables_by_delete(operations: Any) -> None:

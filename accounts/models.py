@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, ClassVar
 
-from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
+from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, Group, PermissionsMixin
 from django.core.exceptions import ValidationError
 from django.db import models, transaction
 from django.db.models.functions import Lower
@@ -18,6 +18,8 @@ from accounts import epoch
 from accounts.ids import uuid7
 from accounts.keys import PREFIX, AccountChanged, KeyRevoked, PlanLimitReached
 from accounts.scope import validate_model_patterns, validate_networks
+from audit.models import Action
+from audit.trail import record_each, watch
 
 
 class Epochal(models.Model):
@@ -49,6 +51,7 @@ class Epochal(models.Model):
         raise NotImplementedError
 
 
+@watch("name", "rpm", "tpm", "max_parallel", "max_api_keys", "max_proxy_keys", ignored=["epoch"])
 class Plan(Epochal):
     """What a user may do; one row a plan, edited by staff. An empty limit is no limit."""
 
@@ -103,6 +106,11 @@ class UserManager(BaseUserManager["User"]):
         return self.get(email=self.normalize_email(username))
 
 
+@watch(
+    *("email", "name", "plan", "email_verified", "is_active", "is_staff", "is_superuser"),
+    ignored=["epoch", "last_login", "created_at"],
+    many=["groups", "user_permissions"],
+)
 class User(Epochal, AbstractBaseUser, PermissionsMixin):
     """A person; signs in by e-mail."""
 
@@ -221,12 +229,20 @@ class ProxyKeyQuerySet(models.QuerySet["ProxyKey"]):
         """How many were not revoked before. The workers are told of all, so that repeating a failed call helps."""
         with transaction.atomic():
             ids = list(self.values_list("pk", flat=True))
-            rows = ProxyKey.objects.filter(pk__in=ids, revoked_at=None)
-            count = rows.update(revoked_at=timezone.now(), epoch=models.F("epoch") + 1)
+            # locked in one order: two revocations at once must not wait for each other
+            rows = list(ProxyKey.objects.filter(pk__in=ids, revoked_at=None).order_by("pk").select_for_update())
+            now = timezone.now()
+            ProxyKey.objects.filter(pk__in=[row.pk for row in rows]).update(revoked_at=now, epoch=models.F("epoch") + 1)
+            record_each(Action.REVOKE, rows, changes={"revoked_at": [None, now.isoformat()]})
             epoch.publish_on_commit(epoch.key_name(pk) for pk in ids)
-        return count
+        return len(rows)
 
 
+@watch(
+    *("user", "name", "key_prefix", "expires_at", "revoked_at", "allowed_models", "ip_allowlist"),
+    *("rpm", "tpm", "max_parallel", "max_tokens"),
+    ignored=["epoch", "last_used_at", "created_at"],
+)
 class ProxyKey(Epochal):
     """A `sk-proxy-…` key: what a client sends. Hashed at rest, shown once."""
 
@@ -320,6 +336,9 @@ class ProxyKey(Epochal):
         """Refused from the next request on, on every worker. For good; the row stays."""
         ProxyKey.objects.filter(pk=self.pk).revoke()
         self.refresh_from_db(fields=["revoked_at", "epoch"])
+
+
+watch("name", many=["permissions"])(Group)
 
 
 # By signal, since the admin and cascades delete without calling delete() on a row.

@@ -19,6 +19,8 @@ from rest_framework_simplejwt.settings import api_settings
 from rest_framework_simplejwt.tokens import AccessToken, Token
 
 from accounts.models import SignIn, User
+from audit.models import Action
+from audit.trail import record
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ def sign_in(user: User) -> Pair:
     refresh = RefreshToken.for_user(user)
     family = SignIn.objects.create(user=user, jti=refresh["jti"], expires_at=_expiry(refresh))
     update_last_login(User, user)
+    record(Action.SIGN_IN, user, note="tokens", actor=user)
     return _pair(refresh, family.pk)
 
 
@@ -60,6 +63,7 @@ def rotate(encoded: str) -> tuple[User, Pair]:
     if not taken:
         if end(family):
             _log.warning("A used refresh token of user %s came again: sign-in %s has ended.", user.pk, family)
+            record(Action.SIGN_IN_FAILED, user, note="a used refresh token came again: that sign-in has ended")
         raise InvalidToken("This refresh token was used before, or its sign-in has ended. Sign in again.")
     return user, _pair(refresh, family)
 

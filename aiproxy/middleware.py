@@ -13,6 +13,7 @@ from whitenoise.responders import StaticFile
 from accounts import addresses
 from accounts.ids import uuid7
 from aiproxy import errors, health, logs, metrics
+from audit import origin
 
 View = Callable[[HttpRequest], HttpResponse]
 
@@ -61,6 +62,16 @@ def client_address(get_response: View) -> View:
                 # Only the last entry is the proxy's own; SECURE_PROXY_SSL_HEADER reads it.
                 meta["HTTP_X_FORWARDED_PROTO"] = protocol.rpartition(",")[2].strip()
         return get_response(request)
+
+    return middleware
+
+
+def audited(get_response: View) -> View:
+    """What the audit log says of whatever happens in this request."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        with origin.asked_by(request, request.META[errors.REQUEST_ID]):
+            return get_response(request)
 
     return middleware
 

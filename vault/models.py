@@ -6,6 +6,7 @@ from django.db import models
 from django.utils import timezone
 
 from accounts.ids import uuid7
+from audit.trail import watch
 from vault import crypto, keyring
 from vault.providers import PROVIDERS, last4
 from vault.secret import Secret
@@ -29,6 +30,10 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return self.filter(is_valid=True).order_by("provider", "priority", "created_at")
 
 
+@watch(
+    *("user", "provider", "label", "base_url", "priority", "is_valid", "last4", "master_key_id"),
+    ignored=["iv", "mask_prefix", "fingerprint", "created_at", "last_used_at", "last_tested_at", "last_error"],
+)
 class ApiKey(models.Model):
     """A user's own key at a provider."""
 

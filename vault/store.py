@@ -13,6 +13,8 @@ from django.utils import timezone
 
 from accounts import epoch
 from accounts.models import User
+from audit.models import Action
+from audit.trail import record
 from vault.models import ApiKey
 from vault.secret import Secret
 
@@ -88,6 +90,7 @@ def record_test(api_key: ApiKey, *, valid: bool | None, error: str) -> None:
             for name, value in outcome.items():
                 setattr(api_key, name, value)
         if turned:
+            record(Action.CHANGE, api_key, changes={"is_valid": [not valid, valid]}, note=error)
             epoch.bump_user(owner)
 
 
