@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: bench coverage load-test help run test faults lint format lock clean
+.PHONY: bench clients coverage load-test help run test faults lint format lock clean
 MAKEFLAGS += --no-print-directory
 
 # The first that is new enough: `make PYTHON=…` overrules it.
@@ -45,6 +45,9 @@ lint: .venv/.dev ## Check style, types, import directions, migrations and produc
 	$(BIN)/lint-imports
 	$(PRODUCTION) manage.py makemigrations --check --dry-run
 	$(PRODUCTION) manage.py check --deploy --fail-level WARNING
+
+clients: .venv/.dev ## Run real clients, each in its own environment, against providers' servers by others (CLIENTS_ARGS)
+	@$(PY) -m clients $(CLIENTS_ARGS)
 
 bench: .venv/.dev ## Measure this service beside nginx and its peers (QUICK=1: in about two minutes; BENCH_ARGS)
 	@$(PY) -m benchmarks.run $(BENCH_ARGS)
