@@ -1,9 +1,8 @@
 -- Admit one request: compare the epochs, check every limit, and only if all of them pass take from all. One atomic step.
 --
 -- KEYS  the epoch keys, then for each limit its bucket and its slots
--- ARGV  1 life of a slot, ms · 2 life of the slots key, ms · 3 life of an epoch key, s · 4 number of epoch keys,
---       then for each epoch the value expected ('': any), then for each limit: requests, tokens, parallel (-1: unlimited),
---       then what each request has of its own: its id, its tokens, a fresh epoch token
+-- ARGV  1 the limits, packed · 2 the epochs expected, with spaces between ('': any)
+--       3 the request's id · 4 its tokens · 5 a fresh epoch token
 -- reply {verdict, kind, limit (its place, from 1), retry after ms,
 --        limit, remaining, reset ms of the tightest requests bucket, the same of the tightest tokens bucket (-1: none),
 --        the epochs, then for each limit the two levels it was left at}
@@ -15,8 +14,8 @@ local OK, STALE, LIMITED, TOO_LARGE = 0, 1, 2, 3
 local REQUESTS, TOKENS, PARALLEL = 1, 2, 3
 local PARALLEL_RETRY = 1000
 
-local life, n = tonumber(ARGV[1]), tonumber(ARGV[4])
-local id, tokens, fresh = ARGV[#ARGV - 2], tonumber(ARGV[#ARGV - 1]), ARGV[#ARGV]
+local id, tokens, fresh = ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local n = #KEYS - #ARGV[1] / 12  -- epoch keys: of the others there are two a limit
 local ms = now()
 local reply = {OK, 0, 0, 0, -1, -1, -1, -1, -1, -1}
 
@@ -26,22 +25,21 @@ local function check_epochs()
   for i = 1, n do
     if not epochs[i] then
       epochs[i] = fresh
-      redis.call('SET', KEYS[i], fresh, 'EX', ARGV[3])
+      redis.call('SET', KEYS[i], fresh, 'EX', EPOCH_LIFE)
     end
-    local expected = ARGV[4 + i]
-    if expected ~= '' and expected ~= epochs[i] then reply[1] = STALE end
     reply[10 + i] = epochs[i]
   end
+  if ARGV[2] ~= '' and ARGV[2] ~= table.concat(epochs, ' ') then reply[1] = STALE end
 end
 
 local function open_buckets()
-  local buckets, arg = {}, n + 5
-  for key = n + 1, #KEYS, 2 do
-    local rpm, tpm, parallel = limit_at(arg), limit_at(arg + 1), limit_at(arg + 2)
-    buckets[#buckets + 1] = load({
-      key = KEYS[key], slots = KEYS[key + 1], rpm = rpm, tpm = tpm, parallel = parallel, requests = false, tokens = false
+  local buckets = {}
+  for place = 1, (#KEYS - n) / 2 do
+    local key = n + 2 * place
+    local rpm, tpm, parallel = limits_of(place)
+    buckets[place] = load({
+      key = KEYS[key - 1], slots = KEYS[key], rpm = rpm, tpm = tpm, parallel = parallel, requests = false, tokens = false
     }, ms)
-    arg = arg + 3
   end
   return buckets
 end
@@ -63,24 +61,23 @@ local function check(buckets)
   for i, bucket in ipairs(buckets) do
     if bucket.tpm and tokens > bucket.tpm then return deny(TOO_LARGE, TOKENS, i, 0) end
   end
-  local live = '(' .. whole(ms)
   for i, bucket in ipairs(buckets) do
     check_bucket(REQUESTS, i, 1, bucket.requests, bucket.rpm)
     check_bucket(TOKENS, i, tokens, bucket.tokens, bucket.tpm)
-    if bucket.parallel and redis.call('ZCOUNT', bucket.slots, live, '+inf') >= bucket.parallel then
+    if bucket.parallel and redis.call('ZCOUNT', bucket.slots, ms + 1, '+inf') >= bucket.parallel then
       deny(LIMITED, PARALLEL, i, PARALLEL_RETRY)
     end
   end
 end
 
-local function take(bucket, forgotten, expiry)
+local function take(bucket)
   if bucket.rpm then bucket.requests = bucket.requests - UNITS end
   if bucket.tpm then bucket.tokens = bucket.tokens - tokens * UNITS end
   if bucket.rpm or bucket.tpm then save(bucket, ms) end
   if bucket.tpm or bucket.parallel then
-    redis.call('ZREMRANGEBYSCORE', bucket.slots, '-inf', forgotten)
-    redis.call('ZADD', bucket.slots, expiry, id)
-    redis.call('PEXPIRE', bucket.slots, ARGV[2])
+    redis.call('ZREMRANGEBYSCORE', bucket.slots, '-inf', ms - SLOT_LIFE)
+    redis.call('ZADD', bucket.slots, ms + SLOT_LIFE, id)
+    redis.call('PEXPIRE', bucket.slots, 2 * SLOT_LIFE)
   end
 end
 
@@ -96,9 +93,8 @@ check_epochs()
 if reply[1] == STALE then return reply end
 local buckets = open_buckets()
 check(buckets)
-local forgotten, expiry = whole(ms - life), whole(ms + life)
 for i, bucket in ipairs(buckets) do
-  if reply[1] == OK then take(bucket, forgotten, expiry) end
+  if reply[1] == OK then take(bucket) end
   describe(5, bucket.requests, bucket.rpm)
   describe(8, bucket.tokens, bucket.tpm)
   reply[9 + n + 2 * i], reply[10 + n + 2 * i] = bucket.requests or 0, bucket.tokens or 0

@@ -2,7 +2,8 @@
 --
 -- A bucket key holds three packed 64-bit integers: the level of requests, the level of tokens, and when they were true, in
 -- ms. Levels are in 1/60,000ths, so that one millisecond refills exactly `limit` of them; ABSENT is a bucket that has no
--- limit. Every number stays a whole one below 2^53: 2^31 a minute is 1.3e14. No key is a full bucket, so keys expire.
+-- limit. Every number stays a whole one below 2^53
+-- (2^31 a minute is 1.3e14), and Redis writes such a number in full when a command is called with it. No key is a full bucket, so keys expire.
 
 local UNITS = 60000
 local ABSENT = -9007199254740992
@@ -10,13 +11,10 @@ local ABSENT = -9007199254740992
 -- turn an empty bucket into a full one.
 local MARGIN, KEPT = 60000, 120000
 
-local function limit_at(i)
-  local n = tonumber(ARGV[i])
-  if n >= 0 then return n end
-end
-
-local function whole(number)
-  return string.format('%.0f', number)
+-- Packed numbers are cheap: each argument of its own costs a script 0.7 µs, and tonumber() as much again.
+local function limits_of(place)
+  local rpm, tpm, parallel = struct.unpack('<i8i8i8', ARGV[1], 24 * place - 23)
+  return rpm >= 0 and rpm or nil, tpm >= 0 and tpm or nil, parallel >= 0 and parallel or nil
 end
 
 local function refill(level, limit, elapsed)
@@ -36,7 +34,7 @@ end
 local function save(bucket, ms)
   local life = math.max(until_full(bucket.requests, bucket.rpm), until_full(bucket.tokens, bucket.tpm)) + MARGIN
   local packed = struct.pack('<i8i8i8', bucket.requests or ABSENT, bucket.tokens or ABSENT, ms)
-  redis.call('SET', bucket.key, packed, 'PX', life <= KEPT and '120000' or whole(life))
+  redis.call('SET', bucket.key, packed, 'PX', life <= KEPT and '120000' or life)
 end
 
 local function load(bucket, ms)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha1
 from pathlib import Path
+from struct import Struct
 from typing import Any, Final
 
 import hiredis
@@ -44,6 +45,7 @@ _KINDS: Final[tuple[Kind, ...]] = ("", "requests", "tokens", "parallel")
 _OK: Final = 0
 _STALE: Final = 1
 _HEAD: Final = 10
+_LIMITS: Final = Struct("<qqq")  # requests a minute, tokens a minute, in parallel; -1: unlimited
 _NONE: Final = (None, None, None)
 # Bytes of "*3", the count that stands before three packed arguments.
 _COUNT: Final = len(b"*3\r\n")
@@ -137,6 +139,7 @@ class RedisLimiter:
         self._prefix = prefix
         here = Path(__file__).parent
         bucket = (here / "bucket.lua").read_text()
+        clock += f"\nlocal SLOT_LIFE, EPOCH_LIFE = {self._slot_ms}, {EPOCH_SECONDS}  -- ms, s"
         self._admit = _Script(clock, bucket, (here / "admit.lua").read_text())
         self._settle = _Script(clock, bucket, (here / "settle.lua").read_text())
         self._renew = _Script(clock, (here / "renew.lua").read_text())
@@ -187,8 +190,7 @@ class RedisLimiter:
                 return
             if ask.request_id in self._held:
                 slots = tuple(f"{self._prefix}{limit.scope}:slots" for limit in ask.limits)
-                life = (self._slot_ms, 2 * self._slot_ms)
-                packed = pack(("EVALSHA", self._renew.sha, len(slots), *slots, *life, ask.request_id))
+                packed = pack(("EVALSHA", self._renew.sha, len(slots), *slots, ask.request_id))
                 self._connection.post(packed, _IGNORED)
             if number % BATCH == 0:
                 await asyncio.sleep(0)
@@ -333,26 +335,14 @@ class RedisLimiter:
 
     def _prepared(self, ask: Ask) -> "_Command":
         keys: list[str] = []
-        numbers: list[int] = []
-        rates: list[int] = []
+        limits = b""
         for limit in ask.limits:
             keys += (f"{self._prefix}{limit.scope}:bucket", f"{self._prefix}{limit.scope}:slots")
-            rates += (_number(limit.rpm), _number(limit.tpm))
-            numbers += (_number(limit.rpm), _number(limit.tpm), _number(limit.max_parallel))
-        n = len(ask.epoch_keys)
-        expected = ("",) * n if ask.epochs is None else ask.epochs
-        constants = (self._slot_ms, 2 * self._slot_ms, EPOCH_SECONDS, n)
-        admit: tuple[str | int, ...] = (
-            "EVALSHA",
-            self._admit.sha,
-            n + len(keys),
-            *ask.epoch_keys,
-            *keys,
-            *constants,
-            *expected,
-            *numbers,
-        )
-        settle: tuple[str | int, ...] = ("EVALSHA", self._settle.sha, len(keys), *keys, *rates)
+            limits += _LIMITS.pack(_number(limit.rpm), _number(limit.tpm), _number(limit.max_parallel))
+        expected = " ".join(ask.epochs or ())
+        names = (*ask.epoch_keys, *keys)
+        admit = ("EVALSHA", self._admit.sha, len(names), *names, limits, expected)
+        settle = ("EVALSHA", self._settle.sha, len(keys), *keys, limits)
         return _Command(ask, _open_ended(admit), _open_ended(settle))
 
     def _admission(self, ask: Ask, reply: list[Any]) -> Admission:
@@ -381,7 +371,7 @@ class RedisLimiter:
             place += 2
 
 
-def _open_ended(arguments: tuple[str | int, ...]) -> bytes:
+def _open_ended(arguments: tuple[str | int | bytes, ...]) -> bytes:
     """A packed command that lacks its last three arguments; they are packed without their own count and put behind."""
     packed = pack(arguments)
     return b"*%d\r\n" % (len(arguments) + 3) + packed[packed.index(b"\r\n") + 2 :]

@@ -1,11 +1,11 @@
 -- Renew the slots of one request that is still under way. Slots that are gone (settled, or lost with the server) stay gone.
 --
 -- KEYS  the slots of each limit
--- ARGV  1 life of a slot, ms · 2 life of the slots key, ms · 3 the request's id
+-- ARGV  1 the request's id
 
-local expiry = string.format('%.0f', now() + tonumber(ARGV[1]))
+local expiry = now() + SLOT_LIFE
 for _, slots in ipairs(KEYS) do
-  redis.call('ZADD', slots, 'XX', expiry, ARGV[3])
-  redis.call('PEXPIRE', slots, ARGV[2])
+  redis.call('ZADD', slots, 'XX', expiry, ARGV[1])
+  redis.call('PEXPIRE', slots, 2 * SLOT_LIFE)
 end
 return #KEYS
