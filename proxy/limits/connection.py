@@ -17,8 +17,9 @@ import hiredis
 
 from proxy.limits import LimiterAway
 
+Arguments = tuple[str | int | bytes, ...]
 # The stub of hiredis describes a tuple of one element.
-pack = cast("Callable[[tuple[str | int | bytes, ...]], bytes]", hiredis.pack_command)
+pack = cast("Callable[[Arguments], bytes]", hiredis.pack_command)
 # Time for the loop to read its sockets once before a reply is called missing: uvloop runs timers before input, so after
 # a turn that took long the reply may be here already, unread; or the request has only just been written.
 _SECOND_LOOK = 0.01

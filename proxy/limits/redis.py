@@ -21,7 +21,7 @@ from typing import Any, Final
 import hiredis
 
 from proxy.limits import LEASE_SECONDS, Admission, Ask, Kind, Limit, LimiterAway, Verdict
-from proxy.limits.connection import Address, Connection, connect, pack
+from proxy.limits.connection import Address, Arguments, Connection, connect, pack
 from proxy.limits.memory import Seen
 
 EPOCH_SECONDS: Final = 30 * 86_400
@@ -341,8 +341,8 @@ class RedisLimiter:
             limits += _LIMITS.pack(_number(limit.rpm), _number(limit.tpm), _number(limit.max_parallel))
         expected = " ".join(ask.epochs or ())
         names = (*ask.epoch_keys, *keys)
-        admit = ("EVALSHA", self._admit.sha, len(names), *names, limits, expected)
-        settle = ("EVALSHA", self._settle.sha, len(keys), *keys, limits)
+        admit: Arguments = ("EVALSHA", self._admit.sha, len(names), *names, limits, expected)
+        settle: Arguments = ("EVALSHA", self._settle.sha, len(keys), *keys, limits)
         return _Command(ask, _open_ended(admit), _open_ended(settle))
 
     def _admission(self, ask: Ask, reply: list[Any]) -> Admission:
@@ -371,7 +371,7 @@ class RedisLimiter:
             place += 2
 
 
-def _open_ended(arguments: tuple[str | int | bytes, ...]) -> bytes:
+def _open_ended(arguments: Arguments) -> bytes:
     """A packed command that lacks its last three arguments; they are packed without their own count and put behind."""
     packed = pack(arguments)
     return b"*%d\r\n" % (len(arguments) + 3) + packed[packed.index(b"\r\n") + 2 :]
