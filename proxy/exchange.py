@@ -27,7 +27,7 @@ from proxy.errors import (
 )
 from proxy.incoming import Body, Headers, Receive, Scope, Send, address_of, check_head
 from proxy.limits import Ask
-from proxy.pipeline import Attempts, Outgoing, translate
+from proxy.pipeline import Attempts, Outgoing, read_out, translate
 from proxy.routing import UNKNOWN_MODEL, Route, route
 from proxy.runtime import Runtime
 from proxy.upstream import Response
@@ -60,8 +60,7 @@ class Exchange:
         self._id = uuid7()
         self._request_id = str(self._id)
         self._dialect = views.dialect_of(scope["path"])
-        said = self._request_id.encode()
-        self._headers: Headers = [(name, said) for name in self._dialect.request_id_headers]  # of the answer
+        self._headers: Headers = [(name, self._request_id.encode()) for name in self._dialect.request_id_headers]
         self._task: asyncio.Task[None] | None = None
         self._cause = ""  # why it was stopped: client_gone, drained, deadline
         self._endpoint: views.Endpoint | None = None
@@ -137,7 +136,10 @@ class Exchange:
         if refusal is not None:
             raise refusal
         self._route = self._allowed_route(endpoint)
-        await self._forward(endpoint, body, arrived)
+        if endpoint.local is not None and self._route.provider not in endpoint.wires:
+            await self._send_whole(200, endpoint.local(body), JSON_BODY)
+        else:
+            await self._forward(endpoint, body, arrived)
 
     def _watch_client(self) -> None:
         """From the body's end on: a client that leaves ends the exchange. A foreign server tells by `receive` only."""
@@ -170,7 +172,7 @@ class Exchange:
             raise Forbidden(
                 f"This proxy key may not use the model {call.model!r}.", param="model", code="model_not_allowed"
             )
-        if found.provider not in endpoint.wires:
+        if found.provider not in endpoint.wires and endpoint.local is None:
             raise NotFound(
                 f"{call.model!r} is served by {found.provider}, which has no {endpoint.name}.",
                 param="model",
@@ -248,10 +250,7 @@ class Exchange:
         else:
             assert self._call is not None
             body, self._usage = wire.answer(body, self._call)
-        self._complete, self._status = True, response.status
-        self._end()
-        await self._start(response.status, [(b"content-length", b"%d" % len(body))])
-        await self._send_body(body, more=False)
+        await self._send_whole(response.status, body)
 
     async def _relay_large(self, response: Response, held: bytes, wire: Wire) -> None:
         """Too large to hold: passed on as it comes, the last piece after the record. Its usage stands at its end."""
@@ -285,7 +284,7 @@ class Exchange:
         self._complete = True
         self._end()
         await self._send_body(decoder.final, more=False)
-        await _read_out(response)
+        await read_out(response)
 
     # --- how it ends ---------------------------------------------------------------------------------------------
 
@@ -295,6 +294,13 @@ class Exchange:
         if self._attempts is not None and self._attempts.provider_request_id:
             headers.append((b"x-provider-request-id", self._attempts.provider_request_id))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def _send_whole(self, status: int, body: bytes, *extra: tuple[bytes, bytes]) -> None:
+        """A complete answer, after its record."""
+        self._complete, self._status = True, status
+        self._end()
+        await self._start(status, [*extra, (b"content-length", b"%d" % len(body))])
+        await self._send_body(body, more=False)
 
     async def _send_body(self, body: bytes, *, more: bool = True) -> None:
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
@@ -401,15 +407,3 @@ class Exchange:
             overhead_ms=round(self._overhead * 1000, 3) if self._overhead else None,
             provider_request_id=self._attempts.provider_request_id.decode("latin-1") if self._attempts else "",
         )
-
-
-async def _read_out(response: Response) -> None:
-    """A finished stream's last chunk follows at once: reading it keeps the connection for the next one."""
-    if response.try_read() == b"":
-        return
-    try:
-        async with asyncio.timeout(1):
-            while await response.read():
-                pass
-    except (TimeoutError, ConnectionFailure):
-        pass

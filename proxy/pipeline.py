@@ -96,7 +96,9 @@ class Attempts:
         provider = PROVIDERS[self._route.provider]
         where = destination(credential.context.base_url or self._runtime.base_urls[self._route.provider])
         secret = unseal(credential.sealed, credential.context, self._runtime.keyring)
-        return [*provider.credential_headers(secret), *outgoing.headers], where
+        said = {name for name, _ in outgoing.headers} if provider.version_headers else ()
+        version = [pair for pair in provider.version_headers if pair[0] not in said]
+        return [*provider.credential_headers(secret), *version, *outgoing.headers], where
 
     async def _connected(self, where: Destination, headers: list[tuple[bytes, bytes]], outgoing: Outgoing) -> Response:
         """One request; a connection that was never made is tried again."""
@@ -159,6 +161,18 @@ async def read_error(response: Response) -> bytes:
     finally:
         response.abort()
     return b"".join(parts)
+
+
+async def read_out(response: Response) -> None:
+    """A finished stream's last chunk follows at once: reading it keeps the connection for the next one."""
+    if response.try_read() == b"":
+        return
+    try:
+        async with asyncio.timeout(1):
+            while await response.read():
+                pass
+    except (TimeoutError, UpstreamError):
+        pass
 
 
 def translate(error: UpstreamError) -> ProxyError:

@@ -61,6 +61,15 @@ class Blocks:
             raise EventTooLong
 
 
+def first_with(block: bytes, marks: tuple[bytes, ...]) -> int:
+    """Where the first event begins that may hold one of the marks; the block's length if none does."""
+    found = [at for mark in marks if (at := block.find(mark)) >= 0]
+    if not found:
+        return len(block)
+    before = -1 if b"\r" in block else block.rfind(b"\n\n", 0, min(found))  # lines that end with CR are rare
+    return before + 2 if before >= 0 else 0
+
+
 def events(block: bytes) -> list[bytes]:
     """The single events of a block, each with its own end: joined they are the block again."""
     if b"\r" not in block:

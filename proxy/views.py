@@ -9,15 +9,17 @@ from typing import Any
 
 import msgspec
 
-from proxy.dialect import Dialect, chat
+from proxy.dialect import Dialect, chat, messages
 from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ProxyError
-from proxy.wire import Call, Wire
+from proxy.wire import Call, Wire, anthropic_native
 from proxy.wires import WIRES
 
 # Reserved for an answer of unknown length; the real count replaces it at the end.
 DEFAULT_OUTPUT = 1024
 # What an image, a sound or a file counts until the provider says (tokens).
 MEDIA_TOKENS = 1000
+# Parts that hold media, in OpenAI's dialects and in Anthropic's.
+_MEDIA_TYPES = ("image_url", "input_audio", "file", "image", "document")
 MAX_MODEL_LENGTH = 200
 # How a letter, or the underscore, of a field's name could hide.
 _ESCAPED_LETTER = re.compile(rb"\\u00(?:5[fF]|[67])")
@@ -30,6 +32,7 @@ class Endpoint:
     decode: Callable[[bytes], Call]
     wires: Mapping[str, Wire]  # by provider: who can be asked, and how
     dialect: Dialect = chat.DIALECT
+    local: Callable[[bytes], bytes] | None = None  # our own answer to this body, for providers that are not in `wires`
 
 
 class _StreamOptions(msgspec.Struct):
@@ -47,6 +50,18 @@ class _Chat(msgspec.Struct):
     parallel_tool_calls: bool | None = None
 
 
+class _Messages(msgspec.Struct):
+    model: str
+    messages: msgspec.Raw
+    max_tokens: int
+    stream: bool | None = None
+
+
+class _Count(msgspec.Struct):
+    model: str
+    messages: msgspec.Raw
+
+
 class _Embeddings(msgspec.Struct):
     model: str
     input: msgspec.Raw
@@ -54,6 +69,8 @@ class _Embeddings(msgspec.Struct):
 
 
 _chat = msgspec.json.Decoder(_Chat).decode
+_messages = msgspec.json.Decoder(_Messages).decode
+_count = msgspec.json.Decoder(_Count).decode
 _embeddings = msgspec.json.Decoder(_Embeddings).decode
 
 
@@ -77,6 +94,33 @@ def decode_chat(body: bytes) -> Call:
     )
 
 
+def decode_messages(body: bytes) -> Call:
+    """https://docs.anthropic.com/en/api/messages"""
+    request = _read(_messages, body, _Messages)
+    _check_model(request.model)
+    if request.max_tokens < 1:
+        raise BadRequest("max_tokens must be 1 or more.", param="max_tokens")
+    return Call(
+        model=request.model,
+        stream=bool(request.stream),
+        include_usage=True,
+        max_output=request.max_tokens,
+        tokens_input=input_tokens(body),
+        tokens_output=request.max_tokens,
+    )
+
+
+def decode_count(body: bytes) -> Call:
+    """https://docs.anthropic.com/en/api/messages-count-tokens; a count takes no tokens itself."""
+    request = _read(_count, body, _Count)
+    _check_model(request.model)
+    return Call(model=request.model)
+
+
+def estimated_count(body: bytes) -> bytes:
+    return msgspec.json.encode({"input_tokens": input_tokens(body)})
+
+
 def decode_embeddings(body: bytes) -> Call:
     """https://platform.openai.com/docs/api-reference/embeddings/create"""
     request = _read(_embeddings, body, _Embeddings)
@@ -94,16 +138,33 @@ def decode_nothing(body: bytes) -> Call:
 
 CHAT = Endpoint("chat.completions", "POST", decode_chat, WIRES)
 EMBEDDINGS = Endpoint("embeddings", "POST", decode_embeddings, WIRES)
+MESSAGES = Endpoint("messages", "POST", decode_messages, {"anthropic": anthropic_native.WIRE}, dialect=messages.DIALECT)
+COUNT_TOKENS = Endpoint(
+    "messages.count_tokens",
+    "POST",
+    decode_count,
+    {"anthropic": anthropic_native.COUNT},
+    dialect=messages.DIALECT,
+    local=estimated_count,
+)
 MODELS = Endpoint("models", "GET", decode_nothing, WIRES)
 
-_ENDPOINTS = {"/v1/chat/completions": CHAT, "/v1/embeddings": EMBEDDINGS, "/v1/models": MODELS}
+_ENDPOINTS = {
+    "/v1/chat/completions": CHAT,
+    "/v1/messages": MESSAGES,
+    "/v1/messages/count_tokens": COUNT_TOKENS,
+    "/v1/embeddings": EMBEDDINGS,
+    "/v1/models": MODELS,
+}
 _MODEL_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:/@+")
 
 
 def dialect_of(path: str) -> Dialect:
     """How to answer at this URL, whatever is wrong with the request."""
     endpoint = _ENDPOINTS.get(path)
-    return endpoint.dialect if endpoint is not None else chat.DIALECT
+    if endpoint is not None:
+        return endpoint.dialect
+    return messages.DIALECT if path.startswith("/v1/messages/") else chat.DIALECT
 
 
 def resolve(path: str, method: str) -> Endpoint:
@@ -127,7 +188,7 @@ def _model(name: str) -> Endpoint | None:
 
 def input_tokens(value: bytes) -> int:
     """Estimated tokens of a JSON value: text bytes / 4, each image, sound or file as MEDIA_TOKENS."""
-    if b'"image_url"' not in value and b'"input_audio"' not in value and b'"file"' not in value:
+    if not (b'"image' in value or b'"input_audio"' in value or b'"file"' in value or b'"document"' in value):
         return len(value) // 4 + 1
     text, media = 0, 0
     waiting: list[Any] = [_decode_any(value)]
@@ -138,7 +199,7 @@ def input_tokens(value: bytes) -> int:
         elif isinstance(item, list):
             waiting += item
         elif isinstance(item, dict):
-            is_media = item.get("type") in {"image_url", "input_audio", "file"}
+            is_media = item.get("type") in _MEDIA_TYPES
             media += is_media
             waiting += [] if is_media else item.values()
     return text // 4 + media * MEDIA_TOKENS + 1

@@ -57,7 +57,8 @@ def _ask(provider: Provider, base_url: str, secret: Secret) -> Verdict:
     try:
         with _client(url) as client:
             # Built by hand: the client's own would add headers of httpx.
-            request = httpx.Request("GET", url, headers=list(provider.credential_headers(secret)))
+            headers = [*provider.credential_headers(secret), *provider.version_headers]
+            request = httpx.Request("GET", url, headers=headers)
             response = client.send(request, stream=True)
             status = response.status_code
             answer = b"" if status == httpx.codes.OK else _read(response, until=time.perf_counter() + TIMEOUT)

@@ -29,6 +29,7 @@ class Provider:
     list_models_path: str  # after the base URL; answered for any key that works, at no cost
     prefixes: tuple[str, ...]  # public beginnings of its keys, the longest first
     credential_headers: Callable[[Secret], Headers]
+    version_headers: Headers = ()  # which version of its API is spoken, unless a request says so itself
 
     @property
     def base_url(self) -> str:
@@ -66,7 +67,7 @@ def _bearer(secret: Secret) -> Headers:
 
 
 def _anthropic(secret: Secret) -> Headers:
-    return ((b"x-api-key", secret.reveal().encode("ascii")), (b"anthropic-version", b"2023-06-01"))
+    return ((b"x-api-key", secret.reveal().encode("ascii")),)
 
 
 def _google(secret: Secret) -> Headers:
@@ -94,6 +95,7 @@ PROVIDERS: Final[dict[str, Provider]] = {
             list_models_path="/v1/models",
             prefixes=("sk-ant-", "sk-"),
             credential_headers=_anthropic,
+            version_headers=((b"anthropic-version", b"2023-06-01"),),
         ),
         Provider(
             slug="google",

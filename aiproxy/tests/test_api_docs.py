@@ -29,6 +29,8 @@ def test_it_documents_every_endpoint_in_three_languages(call):
 def test_it_documents_the_data_plane():
     assert {call for call in SECTIONS if "/v1" in call} == {
         "POST /v1/chat/completions",
+        "POST /v1/messages",
+        "POST /v1/messages/count_tokens",
         "POST /v1/embeddings",
         "GET /v1/models",
         "GET /v1/models/{id}",

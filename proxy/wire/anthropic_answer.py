@@ -54,6 +54,12 @@ class Tokens(msgspec.Struct):
         reasoning = (self.output_tokens_details and self.output_tokens_details.thinking_tokens) or 0
         return Usage(input=input, output=output, total=input + output, cached=cached, reasoning=reasoning)
 
+    def usage_so_far(self, chunks: int) -> Usage:
+        """Until the last count: a stream's beginning knows the input and hardly any output."""
+        usage = self.usage()
+        output = max(usage.output, chunks)
+        return Usage(usage.input, output, usage.input + output, usage.cached, usage.reasoning)
+
     def rendered(self) -> dict[str, Any]:
         """OpenAI's usage object."""
         usage = self.usage()

@@ -27,6 +27,7 @@ _CODES = {
     413: "request_too_large",
     429: "rate_limit_exceeded",
     503: "overloaded",
+    529: "overloaded",
     504: "timeout",
 }
 _TOO_LONG = re.compile(r"prompt is too long|exceed(?:s|ed)? (?:the )?context (?:limit|window)")
@@ -45,12 +46,24 @@ class _Body(msgspec.Struct):
 
 
 def error(status: int, body: bytes) -> ProxyError:
-    """Of a complete error answer; the caller scrubs it of secrets."""
+    """Of a complete error answer; the caller scrubs it of secrets. OpenAI's clients know no 529."""
+    return native_error(503 if status == 529 else status, body)
+
+
+def native_error(status: int, body: bytes) -> ProxyError:
+    """The same for Anthropic's own clients."""
     return _mapped(status, _read(body), retryable=None)
 
 
 def in_stream_error(data: bytes) -> ProxyError:
     """Of an `error` event: its type says what the status would have been."""
+    failure = native_stream_error(data)
+    failure.status = 503 if failure.status == 529 else failure.status
+    return failure
+
+
+def native_stream_error(data: bytes) -> ProxyError:
+    """The same for Anthropic's own clients."""
     found = _read(data)
     return _mapped(_STATUSES.get(found.type, 502), found, retryable=False)
 
@@ -70,7 +83,6 @@ def _mapped(status: int, found: _Error, *, retryable: bool | None) -> ProxyError
         return ProviderKeyRejected(
             f"The provider does not serve the stored key: {said}", code="insufficient_quota" if status != 403 else None
         )
-    status = 503 if status == 529 else status
     fields: dict[str, Any] = {"message": said, "type": _kind(status), "code": _CODES.get(status)}
     if status == 404:
         fields["param"] = "model"

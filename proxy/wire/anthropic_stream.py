@@ -129,7 +129,7 @@ class Decoder:
             if self._is_over():
                 break
         if not self._counted and self._tokens is not None:
-            self._estimate(self._tokens)
+            self.usage = self._tokens.usage_so_far(self.chunks)
         return b"".join(out)
 
     def flush(self) -> None:
@@ -137,12 +137,6 @@ class Decoder:
 
     def _is_over(self) -> bool:
         return self.complete or self.failure is not None
-
-    def _estimate(self, started: Tokens) -> None:
-        """Until the last count: message_start knows the input and hardly any output."""
-        usage = started.usage()
-        output = max(usage.output, self.chunks)
-        self.usage = Usage(usage.input, output, usage.input + output, usage.cached, usage.reasoning)
 
     def _read(self, data: bytes) -> bytes:
         try:

@@ -109,12 +109,8 @@ class Decoder:
             self.failure = UpstreamBroken("The provider sent an event that is too long.")
             return b""
         self.chunks += block.count(b"data:")
-        found = [at for mark in _MARKS if (at := block.find(mark)) >= 0]
-        if not found:
-            return block
-        # What comes before the first event that may matter is passed as it is; lines that end with CR are rare.
-        cut = -1 if b"\r" in block else block.rfind(b"\n\n", 0, min(found))
-        return self._inspect(block) if cut < 0 else block[: cut + 2] + self._inspect(block[cut + 2 :])
+        at = sse.first_with(block, _MARKS)
+        return block if at == len(block) else block[:at] + self._inspect(block[at:])
 
     def flush(self) -> None:
         """Its streams say when they end."""

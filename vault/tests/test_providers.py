@@ -16,7 +16,7 @@ def test_the_rows_and_the_registry_know_the_same_providers() -> None:
     [
         ("openai", ((b"authorization", b"Bearer KEY"),)),
         ("alibaba", ((b"authorization", b"Bearer KEY"),)),
-        ("anthropic", ((b"x-api-key", b"KEY"), (b"anthropic-version", b"2023-06-01"))),
+        ("anthropic", ((b"x-api-key", b"KEY"),)),
         ("google", ((b"x-goog-api-key", b"KEY"),)),
     ],
 )
