@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from accounts.models import User
+from accounts.management import user_of
 from usage import queries, tables
 from usage.filters import PERIOD, parse_moment
 
@@ -28,11 +28,7 @@ class Command(BaseCommand):
             start = parse_moment(since) if since else end - PERIOD
         except (ValueError, OverflowError) as error:
             raise CommandError(f"--from or --to: {error}") from error
-        user = None
-        if options["user"]:
-            user = User.objects.filter(email=User.objects.normalize_email(options["user"])).first()
-            if user is None:
-                raise CommandError(f"There is no user {options['user']}.")
+        user = user_of(options["user"]) if options["user"] else None
         found = queries.summary(user.pk if user else None, start, end, options["group_by"])
         rows = found.groups
         if options["format"] == "table":

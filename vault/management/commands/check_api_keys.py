@@ -5,6 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
+from accounts.management import user_of
 from vault.check import check_api_key
 from vault.models import ApiKey
 from vault.providers import PROVIDERS
@@ -24,7 +25,7 @@ class Command(BaseCommand):
         if options["provider"]:
             rows = rows.filter(provider=options["provider"])
         if options["user"]:
-            rows = rows.filter(user__email=options["user"].strip().lower())
+            rows = rows.filter(user=user_of(options["user"]))
         outcomes: Counter[str] = Counter()
         self.stdout.write(f"{'outcome':8} {'status':6} {'ms':>6}  {'provider':9} key, label, user, error")
         for row in rows:

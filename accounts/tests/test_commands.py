@@ -1,0 +1,80 @@
+"""What operators do with proxy keys from a shell."""
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from accounts.keys import Peppers, parse
+from accounts.models import ProxyKey
+
+pytestmark = pytest.mark.django_db
+
+
+def run(capsys, *arguments):
+    call_command(*arguments)
+    return capsys.readouterr().out.strip()
+
+
+def test_it_mints_a_key_that_is_all_of_standard_output(owner, capsys):
+    key = run(capsys, "create_proxy_key", owner.email, "--name", "laptop", "--rpm", "5", "--model", "gpt-4o*")
+    row = ProxyKey.objects.get(user=owner)
+    assert (row.name, row.rpm, row.allowed_models, row.key_id) == ("laptop", 5, ["gpt-4o*"], parse(key))
+    assert Peppers.from_settings().verify(row.verifier, row.key_id, owner.pk, key)
+
+
+@pytest.mark.parametrize(("text", "said"), [("2030-12-31", "2030-12-31T00:00:00+00:00"), (None, None),
+                                            ("2030-12-31T18:00:00+07:00", "2030-12-31T11:00:00+00:00")])  # fmt: skip
+def test_it_takes_a_date_or_a_moment(owner, capsys, text, said):
+    run(capsys, "create_proxy_key", owner.email, *(["--expires", text] if text else []))
+    expires = ProxyKey.objects.get(user=owner).expires_at
+    assert (expires.isoformat() if expires else None) == said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--expires", "tomorrow"], "--expires: 'tomorrow' is no date"),
+        (["--expires", "2020-01-01"], "expires_at: Must be in the future"),
+        (["--network", "10.0.0.300/8"], "ip_allowlist"),
+        (["--rpm", "1000000"], "rpm"),
+    ],
+)
+def test_it_says_what_is_wrong_and_mints_nothing(owner, arguments, said):
+    with pytest.raises(CommandError, match=said):
+        call_command("create_proxy_key", owner.email, *arguments)
+    assert not ProxyKey.objects.exists()
+
+
+def test_it_mints_nothing_for_nobody_or_a_disabled_user(owner):
+    with pytest.raises(CommandError, match="There is no user nobody@example"):
+        call_command("create_proxy_key", "nobody@example.com")
+    owner.disable()
+    with pytest.raises(CommandError, match="is disabled"):
+        call_command("create_proxy_key", owner.email)
+
+
+def test_it_revokes_a_key_by_any_of_its_beginning(owner, make_key, capsys):
+    first, second, kept = make_key(owner), make_key(owner), make_key(owner)
+    said = run(capsys, "revoke_proxy_key", first.key_id, f"{second.key_prefix}whateverfollows")
+    assert "2 revoked, 0 were already" in said
+    assert [row.pk for row in ProxyKey.objects.filter(revoked_at=None)] == [kept.pk]
+
+
+def test_it_revokes_all_keys_of_a_user_and_of_nobody_else(owner, stranger, make_key, capsys):
+    make_key(owner), make_key(owner), make_key(stranger)
+    run(capsys, "revoke_proxy_key", "--user", owner.email)
+    assert ProxyKey.objects.get(revoked_at=None).user == stranger
+
+
+def test_it_only_says_what_it_would_revoke(owner, make_key, capsys):
+    key = make_key(owner)
+    assert "1 would be revoked" in run(capsys, "revoke_proxy_key", key.key_prefix, "--dry-run")
+    assert ProxyKey.objects.get().status == "live"
+
+
+def test_it_revokes_nothing_when_one_of_the_names_is_wrong(owner, make_key):
+    key = make_key(owner)
+    with pytest.raises(CommandError, match="There is no key sk-proxy-AAAAAAAA"):
+        call_command("revoke_proxy_key", key.key_prefix, "AAAAAAAA")
+    with pytest.raises(CommandError, match="Name a key"):
+        call_command("revoke_proxy_key")
+    assert ProxyKey.objects.get().status == "live"
