@@ -64,6 +64,7 @@ lock: .venv/.dev ## Pin requirements/*.in anew (UPGRADE=1: to the newest version
 	cd requirements && for name in base prod dev; do \
 		../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 			--no-header $(if $(UPGRADE),--upgrade) --output-file $$name.txt $$name.in || exit 1; done
+	@$(MAKE) .venv/.dev && $(PY) -m tests.licences > docs/licences.md
 
 clean: ## Remove what the commands above made, but for .env and var/ (the demo's secrets and data)
 	rm -rf .venv .coverage .coverage.* htmlcov staticfiles .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
