@@ -30,7 +30,8 @@ from proxy.limits import Ask
 from proxy.pipeline import Attempts, Outgoing, read_out, translate
 from proxy.routing import UNKNOWN_MODEL, Route, route
 from proxy.runtime import Runtime
-from proxy.upstream import Response
+from proxy.upload import Upload, is_form
+from proxy.upstream import Response, Stream
 from proxy.upstream import UpstreamError as ConnectionFailure
 from proxy.wire import Call, Decoder, Usage, Wire
 from usage.journal import Begin, End, JournalFull
@@ -124,29 +125,33 @@ class Exchange:
         check_head(runtime, headers)
         self._identity = await authenticate(runtime, headers, address_of(runtime, scope))
         self._endpoint = endpoint = views.resolve(scope["path"], scope["method"])
-        body = await self._body.read(headers, self._receive)
+        body: bytes | Upload
+        if endpoint.max_form and is_form(headers):
+            body = await Upload(self._body, self._receive, max_bytes=endpoint.max_form).begin(headers)
+        else:
+            body = await self._body.read(headers, self._receive)
         arrived = time.monotonic()
-        self._watch_client()
+        self._watch_client(body)
         refusal: ProxyError | None = None
         try:
-            self._call = endpoint.decode(body)
+            self._call = endpoint.decode(body) if isinstance(body, bytes) else views.decode_form(body.model)
         except ProxyError as error:
             refusal = error  # counts as a request all the same
         await self._admit()
         if refusal is not None:
             raise refusal
         self._route = self._allowed_route(endpoint)
-        if endpoint.local is not None and self._route.provider not in endpoint.wires:
+        if endpoint.local is not None and isinstance(body, bytes) and self._route.provider not in endpoint.wires:
             await self._send_whole(200, endpoint.local(body), JSON_BODY)
         else:
             await self._forward(endpoint, body, arrived)
 
-    def _watch_client(self) -> None:
-        """From the body's end on: a client that leaves ends the exchange. A foreign server tells by `receive` only."""
+    def _watch_client(self, body: bytes | Upload) -> None:
+        """A client that leaves ends the exchange. A foreign server tells by `receive` only, which an upload needs."""
         tell = self._scope.get("extensions", {}).get(ON_DISCONNECT)
         if tell is not None:
             tell(self._left)
-        else:
+        elif isinstance(body, bytes):
             asyncio.create_task(self._receive()).add_done_callback(self._left)  # type: ignore[arg-type]
 
     def _left(self, watch: "asyncio.Task[Any] | None" = None) -> None:
@@ -188,17 +193,21 @@ class Exchange:
 
     # --- to the provider and back --------------------------------------------------------------------------------
 
-    async def _forward(self, endpoint: views.Endpoint, body: bytes, arrived: float) -> None:
+    async def _forward(self, endpoint: views.Endpoint, body: bytes | Upload, arrived: float) -> None:
         found, call, identity = self._route, self._call, self._identity
         assert found is not None and call is not None and identity is not None
         wire = endpoint.wires[found.provider]
         cap = identity.policy.max_tokens if call.tokens_output else None  # of what generates
-        outgoing = Outgoing(
-            endpoint.method.encode(),
-            wire.target(endpoint.name, found.model, call.stream),
-            self._outgoing_headers(endpoint, wire),
-            wire.encode(body, call, found.model, cap) if body else b"",
-        )
+        headers = self._outgoing_headers(wire)
+        sent: bytes | Stream = b""
+        if isinstance(body, Upload):
+            sent = body.outgoing(found.model)
+            headers.append((b"content-type", body.content_type))
+        elif body:
+            sent = wire.encode(body, call, found.model, cap)
+            headers.append(JSON_BODY)
+        target = wire.target(endpoint.name, found.model, call.stream)
+        outgoing = Outgoing(endpoint.method.encode(), target, headers, sent)
         self._record_begin(endpoint, call, found)
         self._attempts = Attempts(self._runtime, wire, found)
         self._overhead = time.monotonic() - arrived
@@ -206,8 +215,12 @@ class Exchange:
         response = await self._attempts.run(identity.policy.credentials.get(found.provider, ()), outgoing)
         try:
             self._note_answer(response, wire)
+            if isinstance(body, Upload):
+                call.stream = self._is_event_stream()  # a form is not read as far as that
             if call.stream and self._is_event_stream():
                 await self._relay_stream(response, wire.decoder(call))
+            elif endpoint.is_binary:
+                await self._relay_as_it_comes(response, b"", wire)
             else:
                 await self._relay_plain(response, wire)
         except ConnectionFailure as error:
@@ -215,13 +228,10 @@ class Exchange:
         finally:
             response.abort()
 
-    def _outgoing_headers(self, endpoint: views.Endpoint, wire: Wire) -> Headers:
+    def _outgoing_headers(self, wire: Wire) -> Headers:
         taken = wire.request_headers
         headers = [pair for pair in self._scope["headers"] if pair[0] in taken]
-        headers += self._runtime.outgoing_headers
-        if endpoint.method == "POST":
-            headers.append(JSON_BODY)
-        return headers
+        return headers + self._runtime.outgoing_headers
 
     def _note_answer(self, response: Response, wire: Wire) -> None:
         for name, value in response.headers:
@@ -240,7 +250,7 @@ class Exchange:
             parts.append(data)
             size += len(data)
             if size > HOLD and wire.answer is None:
-                await self._relay_large(response, b"".join(parts), wire)
+                await self._relay_as_it_comes(response, b"".join(parts), wire)
                 return
             if size > HOLD_AT_MOST:
                 raise UpstreamBroken("The provider's answer is too long to be translated.")
@@ -252,17 +262,21 @@ class Exchange:
             body, self._usage = wire.answer(body, self._call)
         await self._send_whole(response.status, body)
 
-    async def _relay_large(self, response: Response, held: bytes, wire: Wire) -> None:
-        """Too large to hold: passed on as it comes, the last piece after the record. Its usage stands at its end."""
-        await self._start(response.status, [])
-        end = held[-LARGE_END:]
-        while data := await response.read():
-            await self._send_body(held)
-            held, end = data, (end + data)[-LARGE_END:]
-        self._usage = wire.usage(end)
-        self._complete = True
-        self._end()
-        await self._send_body(held, more=False)
+    async def _relay_as_it_comes(self, response: Response, data: bytes, wire: Wire) -> None:
+        """Sound, or too large to hold: only its last piece waits for the record. Its usage stands at its end."""
+        end, last = b"", False
+        while not last:
+            data = data or await response.read()
+            self._first_byte_at = self._first_byte_at or time.monotonic()
+            end = (end + data)[-LARGE_END:]
+            begun, last = self._status != 0, response.complete
+            if last:
+                self._usage, self._complete, self._status = wire.usage(end), True, response.status
+                self._end()
+            if not begun:
+                await self._start(response.status, [])
+            await self._send_body(data, more=not last)
+            data = b""
 
     async def _relay_stream(self, response: Response, decoder: Decoder) -> None:
         """The 200 is held until there is something to send: until then a failure still has its own status."""
@@ -376,6 +390,8 @@ class Exchange:
             return usage, "provider"
         refused = self._error is not None and self._error.complete_answer and self._decoder is None
         if self._call is None or self._attempts is None or not self._attempts.made or refused:
+            return Usage(), "none"
+        if self._endpoint is not None and not self._endpoint.is_estimated:
             return Usage(), "none"
         seen = self._decoder.chunks if self._decoder else 0
         return Usage(self._call.tokens_input, seen, self._call.tokens_input + seen), "estimated"

@@ -56,16 +56,20 @@ class Body:
                 raise ClientGone
             part = message.get("body", b"")
             parts.append(part)
-            self._size += len(part)
-            runtime.bodies += len(part)
+            self.hold(len(part))
             if self._size > runtime.max_body:
                 raise self._too_large()
-            if runtime.bodies > runtime.max_bodies:
-                raise Unavailable(
-                    "Too many large requests are under way. Try again.", code="overloaded", retry_after_ms=1000
-                )
             if not message.get("more_body", False):
                 return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def hold(self, size: int) -> None:
+        """So many bytes more are in memory. Unavailable when all bodies together are too much."""
+        self._size += size
+        self._runtime.bodies += size
+        if self._runtime.bodies > self._runtime.max_bodies:
+            raise Unavailable(
+                "Too many large requests are under way. Try again.", code="overloaded", retry_after_ms=1000
+            )
 
     def release(self) -> None:
         self._runtime.bodies -= self._size

@@ -29,6 +29,7 @@ from proxy.upstream import (
     FirstByteTimeout,
     IdleTimeout,
     Response,
+    Stream,
     TLSFailed,
     TLSTimeout,
     UpstreamError,
@@ -52,7 +53,7 @@ class Outgoing(msgspec.Struct):
     method: bytes
     path: str
     headers: Sequence[tuple[bytes, bytes]]
-    body: bytes
+    body: bytes | Stream  # a stream can be sent once
 
 
 class Attempts:
@@ -85,7 +86,7 @@ class Attempts:
             if response.status < 400:
                 return response
             failure = await self._refusal(response, credential)
-            if response.status not in NEXT_KEY and not failure.key_refused:
+            if isinstance(outgoing.body, Stream) or (response.status not in NEXT_KEY and not failure.key_refused):
                 break
         if self.made > 1 and failure.status >= 500:
             failure.retryable = False  # one owner of retries: this one has tried

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,7 +12,7 @@ import msgspec
 from proxy.dialect import Dialect, chat, messages
 from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ProxyError
 from proxy.wire import Call, Wire, anthropic_native
-from proxy.wires import WIRES
+from proxy.wires import MEDIA, WIRES
 
 # Reserved for an answer of unknown length; the real count replaces it at the end.
 DEFAULT_OUTPUT = 1024
@@ -21,6 +21,11 @@ MEDIA_TOKENS = 1000
 # Parts that hold media, in OpenAI's dialects and in Anthropic's.
 _MEDIA_TYPES = ("image_url", "input_audio", "file", "image", "document")
 MAX_MODEL_LENGTH = 200
+# Forms pass through in pieces; these are OpenAI's own limits with something to spare (bytes).
+MAX_AUDIO = 26 << 20
+MAX_IMAGES = 50 << 20
+# Whom OpenAI asks when a moderation names no model.
+DEFAULT_MODERATION = "omni-moderation-latest"
 # How a letter, or the underscore, of a field's name could hide.
 _ESCAPED_LETTER = re.compile(rb"\\u00(?:5[fF]|[67])")
 
@@ -33,6 +38,9 @@ class Endpoint:
     wires: Mapping[str, Wire]  # by provider: who can be asked, and how
     dialect: Dialect = chat.DIALECT
     local: Callable[[bytes], bytes] | None = None  # our own answer to this body, for providers that are not in `wires`
+    max_form: int = 0  # bytes; 0: it takes no form
+    is_binary: bool = False  # its answer is passed on as it comes
+    is_estimated: bool = True  # what its answer says no usage of may have cost what we expected
 
 
 class _StreamOptions(msgspec.Struct):
@@ -68,10 +76,31 @@ class _Embeddings(msgspec.Struct):
     encoding_format: str | None = None
 
 
+class _Images(msgspec.Struct):
+    model: str
+    prompt: msgspec.Raw
+    n: int | None = None
+    stream: bool | None = None
+
+
+class _Speech(msgspec.Struct):
+    model: str
+    input: msgspec.Raw
+    stream_format: str | None = None
+
+
+class _Moderation(msgspec.Struct):
+    input: msgspec.Raw
+    model: str | None = None
+
+
 _chat = msgspec.json.Decoder(_Chat).decode
 _messages = msgspec.json.Decoder(_Messages).decode
 _count = msgspec.json.Decoder(_Count).decode
 _embeddings = msgspec.json.Decoder(_Embeddings).decode
+_images = msgspec.json.Decoder(_Images).decode
+_speech = msgspec.json.Decoder(_Speech).decode
+_moderation = msgspec.json.Decoder(_Moderation).decode
 
 
 def decode_chat(body: bytes) -> Call:
@@ -132,12 +161,59 @@ def decode_embeddings(body: bytes) -> Call:
     )
 
 
+def decode_images(body: bytes) -> Call:
+    """https://platform.openai.com/docs/api-reference/images/create"""
+    request = _read(_images, body, _Images)
+    _check_model(request.model)
+    copies = request.n if request.n is not None else 1
+    if not 1 <= copies <= 128:
+        raise BadRequest("n must be 1 to 128.", param="n", code="invalid_value")
+    return Call(
+        model=request.model,
+        stream=bool(request.stream),
+        tokens_input=input_tokens(bytes(request.prompt)),
+        tokens_output=copies * MEDIA_TOKENS,
+    )
+
+
+def decode_speech(body: bytes) -> Call:
+    """https://platform.openai.com/docs/api-reference/audio/createSpeech"""
+    request = _read(_speech, body, _Speech)
+    _check_model(request.model)
+    return Call(
+        model=request.model,
+        stream=request.stream_format == "sse",
+        tokens_input=input_tokens(bytes(request.input)),
+        tokens_output=MEDIA_TOKENS,
+    )
+
+
+def decode_moderation(body: bytes) -> Call:
+    """https://platform.openai.com/docs/api-reference/moderations/create"""
+    request = _read(_moderation, body, _Moderation)
+    model = request.model if request.model is not None else DEFAULT_MODERATION
+    _check_model(model)
+    return Call(model=model, tokens_input=input_tokens(bytes(request.input)))
+
+
+def decode_form(model: str) -> Call:
+    """Of a form only the model is read: what it holds is not known until the provider says."""
+    _check_model(model)
+    return Call(model=model, tokens_input=MEDIA_TOKENS, tokens_output=MEDIA_TOKENS)
+
+
+def refuse_json(body: bytes) -> Call:
+    raise BadRequest("This URL takes a form: send multipart/form-data.", code="invalid_content_type")
+
+
 def decode_nothing(body: bytes) -> Call:
     return Call(model="")
 
 
 CHAT = Endpoint("chat.completions", "POST", decode_chat, WIRES)
-EMBEDDINGS = Endpoint("embeddings", "POST", decode_embeddings, WIRES)
+EMBEDDINGS = Endpoint(
+    "embeddings", "POST", decode_embeddings, {slug: wire for slug, wire in WIRES.items() if slug != "anthropic"}
+)
 MESSAGES = Endpoint("messages", "POST", decode_messages, {"anthropic": anthropic_native.WIRE}, dialect=messages.DIALECT)
 COUNT_TOKENS = Endpoint(
     "messages.count_tokens",
@@ -148,6 +224,10 @@ COUNT_TOKENS = Endpoint(
     local=estimated_count,
 )
 MODELS = Endpoint("models", "GET", decode_nothing, WIRES)
+IMAGES = Endpoint("images.generations", "POST", decode_images, MEDIA, is_estimated=False)
+SPEECH = Endpoint("audio.speech", "POST", decode_speech, MEDIA, is_binary=True, is_estimated=False)
+TRANSCRIPTIONS = Endpoint("audio.transcriptions", "POST", refuse_json, MEDIA, max_form=MAX_AUDIO, is_estimated=False)
+MODERATIONS = Endpoint("moderations", "POST", decode_moderation, MEDIA, is_estimated=False)
 
 _ENDPOINTS = {
     "/v1/chat/completions": CHAT,
@@ -155,6 +235,12 @@ _ENDPOINTS = {
     "/v1/messages/count_tokens": COUNT_TOKENS,
     "/v1/embeddings": EMBEDDINGS,
     "/v1/models": MODELS,
+    "/v1/images/generations": IMAGES,
+    "/v1/images/edits": replace(IMAGES, name="images.edits", max_form=MAX_IMAGES),
+    "/v1/audio/speech": SPEECH,
+    "/v1/audio/transcriptions": TRANSCRIPTIONS,
+    "/v1/audio/translations": replace(TRANSCRIPTIONS, name="audio.translations"),
+    "/v1/moderations": MODERATIONS,
 }
 _MODEL_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:/@+")
 

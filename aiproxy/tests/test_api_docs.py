@@ -32,6 +32,12 @@ def test_it_documents_the_data_plane():
         "POST /v1/messages",
         "POST /v1/messages/count_tokens",
         "POST /v1/embeddings",
+        "POST /v1/images/generations",
+        "POST /v1/images/edits",
+        "POST /v1/audio/speech",
+        "POST /v1/audio/transcriptions",
+        "POST /v1/audio/translations",
+        "POST /v1/moderations",
         "GET /v1/models",
         "GET /v1/models/{id}",
     }

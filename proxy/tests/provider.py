@@ -97,6 +97,8 @@ class Provider:
     left: asyncio.Event = field(default_factory=asyncio.Event)
     connections: int = 0
     port: int = 0
+    keeps_bodies: bool = True  # else they are counted only, and let go
+    received: int = 0  # bytes of bodies
 
     @property
     def base_url(self) -> str:
@@ -142,11 +144,32 @@ class Provider:
         finally:
             writer.close()
 
-    @staticmethod
-    async def _read(reader: asyncio.StreamReader) -> Request:
+    async def _read(self, reader: asyncio.StreamReader) -> Request:
         raw = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         line, *fields = raw[:-4].split("\r\n")
         method, target, _ = line.split(" ")
         headers = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
-        body = await reader.readexactly(int(headers.get("content-length", 0)))
-        return Request(method, target, headers, body)
+        if headers.get("transfer-encoding") == "chunked":
+            return Request(method, target, headers, await self._chunks(reader))
+        return Request(method, target, headers, await self._body(reader, int(headers.get("content-length", 0))))
+
+    async def _chunks(self, reader: asyncio.StreamReader) -> bytes:
+        body = b""
+        while size := int(await reader.readuntil(b"\r\n"), 16):
+            body += await self._body(reader, size)
+            await reader.readexactly(2)
+        await reader.readexactly(2)
+        return body
+
+    async def _body(self, reader: asyncio.StreamReader, size: int) -> bytes:
+        body = bytearray()
+        while size:
+            piece = await reader.read(min(size, 1 << 16))
+            if not piece:
+                raise asyncio.IncompleteReadError(b"", size)
+            size -= len(piece)
+            self.received += len(piece)
+            self.arrived.set()
+            if self.keeps_bodies:
+                body += piece
+        return bytes(body)

@@ -124,7 +124,7 @@ class Decoder:
                 break
             chunk = self._chunk(data)
             if chunk is not None and bytes(chunk.error) not in {b"", b"null"}:
-                self.failure = _in_stream_error(data)
+                self.failure = in_stream_error(data)
                 break
             if chunk is not None and chunk.usage is not None:
                 self.usage = chunk.usage.plain()
@@ -163,7 +163,7 @@ def _error_object(body: bytes) -> dict[str, Any]:
     return error if isinstance(error, dict) else {"message": error} if isinstance(error, str) else {}
 
 
-def _in_stream_error(data: bytes) -> ProxyError:
+def in_stream_error(data: bytes) -> ProxyError:
     return ProviderAnswer(502, _error_object(data), retryable=False)
 
 

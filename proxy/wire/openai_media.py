@@ -1,0 +1,134 @@
+"""OpenAI's images, sounds and moderations, spoken by the client as well: bytes pass untouched.
+
+Facts: https://platform.openai.com/docs/api-reference/images, /audio, /moderations and their streams' events.
+"""
+
+from typing import Annotated
+
+import msgspec
+
+from proxy import sse
+from proxy.errors import ProxyError, UpstreamBroken
+from proxy.wire import Call, Usage, Wire, openai
+from proxy.wire.fields import decode
+
+_TARGETS = {
+    "images.generations": "/images/generations",
+    "images.edits": "/images/edits",
+    "audio.speech": "/audio/speech",
+    "audio.transcriptions": "/audio/transcriptions",
+    "audio.translations": "/audio/translations",
+    "moderations": "/moderations",
+}
+# The events after which there is no more, unless there are several images.
+_ENDS = frozenset({"image_generation.completed", "image_edit.completed", "speech.audio.done", "transcript.text.done"})
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
+
+
+class _Usage(msgspec.Struct):
+    """Of what is counted in seconds there are no tokens."""
+
+    input_tokens: _Count | None = None
+    output_tokens: _Count | None = None
+    total_tokens: _Count | None = None
+
+    def plain(self) -> Usage | None:
+        if self.input_tokens is None and self.output_tokens is None and self.total_tokens is None:
+            return None
+        input, output = self.input_tokens or 0, self.output_tokens or 0
+        return Usage(input, output, self.total_tokens if self.total_tokens is not None else input + output)
+
+
+class _Answer(msgspec.Struct):
+    type: str = ""  # of an event
+    usage: _Usage | None = None
+    error: msgspec.Raw = msgspec.Raw()
+
+
+_decode_answer = msgspec.json.Decoder(_Answer).decode
+
+
+def target(endpoint: str, model: str, stream: bool) -> str:
+    return _TARGETS[endpoint]
+
+
+def encode(body: bytes, call: Call, model: str, max_output: int | None) -> bytes:
+    """The model is named also where the client left it to OpenAI: it is the one that was allowed."""
+    said = bytes(decode(body, dict[str, msgspec.Raw]).get("model", b"null"))
+    if said != b"null" and model == call.model:
+        return body
+    return openai.with_fields(body, {"model": msgspec.json.encode(model)})
+
+
+def usage(body: bytes) -> Usage | None:
+    """The usage of a plain answer, or of the end of a long one whose beginning is gone; None if it has none."""
+    for part in (body, b"{" + body[body.rfind(b'"usage"') :]):  # inside a text the quotes would be escaped
+        found = _read(part)
+        if found is not None:
+            return found.usage.plain() if found.usage else None
+    return None
+
+
+def _read(data: bytes) -> _Answer | None:
+    try:
+        return _decode_answer(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+class Decoder:
+    """Passes complete events on. What may be the last one is held until the body ends or another follows."""
+
+    __slots__ = ("_blocks", "chunks", "complete", "failure", "final", "usage")
+
+    def __init__(self, call: Call) -> None:
+        self._blocks = sse.Blocks()
+        self.complete = False
+        self.final = b""
+        self.failure: ProxyError | None = None
+        self.usage: Usage | None = None
+        self.chunks = 0
+
+    def feed(self, data: bytes) -> bytes:
+        try:
+            block = self._blocks.feed(data)
+        except sse.EventTooLong:
+            self.failure = UpstreamBroken("The provider sent an event that is too long.")
+            return b""
+        passed: list[bytes] = []
+        for event in sse.events(block):
+            self._event(event, passed)
+            if self.failure is not None:
+                break
+        return b"".join(passed)
+
+    def flush(self) -> None:
+        self.complete = bool(self.final)
+
+    def _event(self, event: bytes, passed: list[bytes]) -> None:
+        data = sse.data_of(event)
+        found = _read(data) or _Answer()
+        if bytes(found.error) not in {b"", b"null"}:
+            self.failure = openai.in_stream_error(data)
+        elif found.type in _ENDS:
+            self.usage = found.usage.plain() if found.usage else None
+            passed.append(self.final)
+            self.final = event
+        elif self.final and not found.type:  # a comment, or [DONE]
+            self.final += event
+        else:
+            passed += (self.final, event)
+            self.final = b""
+
+
+WIRE = Wire(
+    target=target,
+    encode=encode,
+    answer=None,
+    usage=usage,
+    decoder=Decoder,
+    error=openai.error,
+    request_headers=openai.WIRE.request_headers,
+    response_headers=openai.WIRE.response_headers | {b"content-disposition"},
+)
