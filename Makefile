@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: bench clients coverage load-test help run test faults lint format lock clean
+.PHONY: bench clients coverage load-test help run test faults lint format lock prices clean
 MAKEFLAGS += --no-print-directory
 
 # The first that is new enough: `make PYTHON=…` overrules it.
@@ -65,6 +65,9 @@ lock: .venv/.dev ## Pin requirements/*.in anew (UPGRADE=1: to the newest version
 		../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 			--no-header $(if $(UPGRADE),--upgrade) --output-file $$name.txt $$name.in || exit 1; done
 	@$(MAKE) .venv/.dev && $(PY) -m tests.licences > docs/licences.md
+
+prices: .venv/.dev ## Make the price book anew from the pinned price packages (first: make lock UPGRADE=1)
+	@$(PRODUCTION) manage.py make_price_book
 
 clean: ## Remove what the commands above made, but for .env and var/ (the demo's secrets and data)
 	rm -rf .venv .coverage .coverage.* htmlcov staticfiles .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -7,6 +7,7 @@ end record before the bytes that complete the answer (docs/architecture.md, "The
 import asyncio
 import logging
 import time
+from decimal import Decimal
 from typing import Any
 
 from accounts.ids import uuid7
@@ -34,6 +35,8 @@ from proxy.upload import Upload, is_form
 from proxy.upstream import Response, Stream
 from proxy.upstream import UpstreamError as ConnectionFailure
 from proxy.wire import Call, Decoder, Usage, Wire
+from proxy.wire.openai import USAGE, with_cost
+from usage import pricing
 from usage.journal import Begin, End, JournalFull
 
 logger = logging.getLogger(__name__)
@@ -72,6 +75,7 @@ class Exchange:
         self._attempts: Attempts | None = None  # set: the journal has its begin
         self._decoder: Decoder | None = None
         self._usage: Usage | None = None
+        self._cost: Decimal | None = None  # US dollars; known at the end
         self._error: ProxyError | None = None
         self._overhead = 0.0
         self._first_byte_at = 0.0
@@ -281,8 +285,12 @@ class Exchange:
     async def _relay_stream(self, response: Response, decoder: Decoder) -> None:
         """The 200 is held until there is something to send: until then a failure still has its own status."""
         self._decoder = decoder
+        assert self._call is not None
+        tells_cost = self._endpoint is views.CHAT and self._call.include_usage
         while not decoder.complete and decoder.failure is None and (data := await response.read()):
             if passed := decoder.feed(data):
+                if tells_cost and USAGE in passed:
+                    passed = self._with_cost(passed, decoder)
                 if not self._status:
                     self._first_byte_at = time.monotonic()
                     await self._start(response.status, STREAM_HEADERS)
@@ -297,8 +305,13 @@ class Exchange:
             await self._start(response.status, STREAM_HEADERS)
         self._complete = True
         self._end()
-        await self._send_body(decoder.final, more=False)
+        final = self._with_cost(decoder.final, decoder) if tells_cost else decoder.final
+        await self._send_body(final, more=False)
         await read_out(response)
+
+    def _with_cost(self, events: bytes, decoder: Decoder) -> bytes:
+        cost = self._price(decoder.usage)
+        return events if cost is None else with_cost(events, f"{cost:.8f}")
 
     # --- how it ends ---------------------------------------------------------------------------------------------
 
@@ -307,6 +320,8 @@ class Exchange:
         headers = [*self._headers, *extra, *self._runtime.cors(self._scope["headers"])]
         if self._attempts is not None and self._attempts.provider_request_id:
             headers.append((b"x-provider-request-id", self._attempts.provider_request_id))
+        if self._cost is not None:  # of a plain answer: it has ended before it begins
+            headers.append((b"x-aiproxy-cost", f"{self._cost:.8f}".encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _send_whole(self, status: int, body: bytes, *extra: tuple[bytes, bytes]) -> None:
@@ -372,6 +387,7 @@ class Exchange:
             metrics.refused[(str(self._status or CLIENT_CLOSED_REQUEST),)] += 1
             return
         usage, source = self._tokens()
+        self._cost = self._price(usage, source)
         if self._ask is not None:
             self._runtime.limiter.settle(self._ask, usage.total)
         times = record.Times(self.began, self._first_byte_at, time.monotonic())
@@ -396,6 +412,12 @@ class Exchange:
         seen = self._decoder.chunks if self._decoder else 0
         return Usage(self._call.tokens_input, seen, self._call.tokens_input + seen), "estimated"
 
+    def _price(self, usage: Usage | None, source: str = "provider") -> Decimal | None:
+        """None: unknown. Of estimates those of a stream count only: what a plain answer used, its provider says."""
+        if usage is None or self._route is None or source == "none" or (source == "estimated" and not self._decoder):
+            return None
+        return pricing.cost(self._route.provider, self._route.model, usage)
+
     def _end_record(self, usage: Usage, source: str, times: record.Times) -> End:
         assert self._identity is not None
         policy, call, found = self._identity.policy, self._call, self._route
@@ -418,6 +440,7 @@ class Exchange:
             tokens_cached=usage.cached,
             tokens_reasoning=usage.reasoning,
             usage_source=source,
+            cost=self._cost,
             latency_ms=record.milliseconds(times.began, times.ended),
             ttft_ms=record.milliseconds(times.began, times.first_byte) if times.first_byte else None,
             overhead_ms=round(self._overhead * 1000, 3) if self._overhead else None,

@@ -24,6 +24,7 @@ from proxy.limits.redis import RedisLimiter
 from proxy.policy import Policies, Policy
 from proxy.upstream import Origin, Pool, Timeouts
 from usage.journal import Journal
+from usage.overrides import Overrides
 from vault import keyring
 from vault.providers import PROVIDERS
 
@@ -84,6 +85,7 @@ class Runtime:
         self.journal = Journal(
             Path(settings.AIPROXY_DATA_DIR) / "journal", segment_bytes=settings.AIPROXY_JOURNAL_SEGMENT
         )
+        self.prices = Overrides()
         self.limiter = self._limiter()
         self.policies = Policies(
             read_epochs=self.limiter.read_epochs if settings.REDIS_URL else None,
@@ -121,6 +123,7 @@ class Runtime:
             if provider.is_moved:
                 logger.warning("%s is asked at %s instead of its official address", provider.title, provider.base_url)
         await asyncio.to_thread(self.journal.open)
+        await asyncio.to_thread(self.prices.open)
         if isinstance(self.limiter, GuardedLimiter):
             await self.limiter.start()
         self._watch = asyncio.create_task(self._watch_over())
@@ -133,6 +136,7 @@ class Runtime:
         await self.pool.close()
         await self.limiter.close()
         await asyncio.to_thread(self.journal.close)
+        await asyncio.to_thread(self.prices.close)
 
     def _limiter(self) -> Limiter:
         if not settings.REDIS_URL:

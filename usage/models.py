@@ -1,15 +1,20 @@
 """Owns the record of every request, and its hourly sums. Rows outlive what they point at.
 
-Rows are written by usage/shipper.py alone, from the journal; everybody else reads.
+Rows are written by usage/shipper.py alone, from the journal; everybody else reads. Staff write prices.
 """
 
 import datetime as dt
-from typing import ClassVar
+from decimal import Decimal
+from typing import Any, ClassVar
 from uuid import UUID
 
+from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models
+from django.utils import timezone
 
 from accounts.ids import made_at, uuid7
+from usage.pricing import CLASSES, Dollars, Override
+from vault.models import Provider
 
 
 class Outcome(models.TextChoices):
@@ -165,3 +170,92 @@ class UsageHour(models.Model):
 
     def __str__(self) -> str:
         return f"{self.hour:%Y-%m-%d %H}h {self.model}"
+
+
+class PriceQuerySet(models.QuerySet["Price"]):
+    def overrides(self) -> list[Override]:
+        """Those that hold or are to come, for usage/pricing.py."""
+        now = timezone.now()
+        return [price.override() for price in self.filter(models.Q(until=None) | models.Q(until__gt=now))]
+
+
+def _dollars(help_text: str, **options: Any) -> "models.DecimalField[Decimal, Decimal]":
+    # Six decimals: pricing counts in millionths of them.
+    return models.DecimalField(
+        max_digits=12, decimal_places=6, validators=[MinValueValidator(0)], help_text=help_text, **options
+    )
+
+
+def _part(help_text: str) -> "models.DecimalField[Decimal | None, Decimal | None]":
+    return _dollars(help_text, null=True, blank=True)  # type: ignore[return-value]
+
+
+class Price(models.Model):
+    """A price of staff's: before the book's, from a date on. Dollars a million tokens.
+
+    Of several that hold, a whole name comes before a beginning, a longer beginning before a shorter one, then the one
+    that began last. A price that has begun is never changed, only ended: requests were billed by it.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    provider = models.CharField(max_length=20, choices=Provider.choices, help_text="Whose model.")
+    model = models.CharField(
+        max_length=100,
+        validators=[
+            RegexValidator(r"^[a-z0-9][a-z0-9._:/@+-]*\*?\Z", "A name in lower case, or its beginning and `*`.")
+        ],
+        help_text="The provider's name of it, in lower case; with a `*` at its end, every name that begins like this.",
+    )
+    input = _dollars("Input tokens, as text and neither read from nor written to a cache.")
+    output = _dollars("Output tokens, reasoning included; 0 for a model that has none, as for embeddings.")
+    cache_read = _part("Input read from a cache. Empty: as input.")
+    cache_write = _part("Input written to a cache, for five minutes where there is a choice. Empty: as input.")
+    cache_write_1h = _part("Input written to a cache for an hour. Empty: as other writing.")
+    reasoned = _part("All output of an answer with reasoning in it, where that differs. Empty: as output.")
+    audio_input = _part("Audio input. Empty: not known, and so is the cost of requests with it.")
+    audio_cached = _part("Audio input read from a cache. Empty: as audio input.")
+    audio_output = _part("Audio output. Empty: not known, and so is the cost of requests with it.")
+    image_input = _part("Image input. Empty: as input.")
+    image_output = _part("Image output. Empty: as output.")
+    valid_from = models.DateTimeField(
+        default=timezone.now, help_text="From when on it holds, UTC. May be in the future."
+    )
+    until = models.DateTimeField(
+        null=True, blank=True, help_text="When it ends, and the book's price holds again. Empty: it does not end."
+    )
+    note = models.CharField(max_length=200, blank=True, default="", help_text="Why; where the price is published.")
+    created_at = models.DateTimeField(default=timezone.now, editable=False, help_text="When it was entered.")
+
+    objects = PriceQuerySet.as_manager()
+
+    class Meta:
+        db_table = "prices"
+        ordering = ["provider", "model", "-valid_from"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["provider", "model", "valid_from"],
+                name="prices_one_at_a_time",
+                violation_error_message="There is a price of this model from this moment on already.",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(until=None) | models.Q(until__gt=models.F("valid_from")),
+                name="prices_end_after_they_begin",
+                violation_error_message="It would end before it begins.",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(*((f"{name}__gte", 0) for name in CLASSES)),
+                name="prices_not_negative",
+                violation_error_message="A price is not negative.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.provider}/{self.model} from {self.valid_from:%Y-%m-%d %H:%M}"
+
+    @property
+    def has_begun(self) -> bool:
+        return not self._state.adding and self.valid_from <= timezone.now()
+
+    def override(self) -> Override:
+        dollars = Dollars(**{name: getattr(self, name) for name in CLASSES})
+        return Override(self.provider, self.model, self.valid_from, self.until, dollars)

@@ -10,8 +10,9 @@ from uuid import UUID
 from django.db import connection, models, transaction
 
 from accounts.ids import made_at
-from usage import partitions, pricing, rollup
-from usage.models import Outcome, ProxyRequest, UsageSource
+from usage import partitions, rollup
+from usage.models import Outcome, ProxyRequest
+from usage.pricing import COST_LIMIT
 from usage.records import Begin, End, fit
 
 _COLUMNS = (
@@ -41,7 +42,6 @@ _COLUMNS = (
 _INSERTED = (*_COLUMNS, "created_at", "writer")
 _PLACEHOLDERS = f"({', '.join(['%s'] * len(_INSERTED))})"
 _COST_STEP = Decimal("1e-8")
-_COST_LIMIT = 10_000  # dollars; what the column holds
 
 
 @dataclass(slots=True, frozen=True)
@@ -58,20 +58,12 @@ class Stored:
     replaced: int = 0
 
 
-def priced(end: End) -> End:
-    """With numbers that fit their columns, and the cost if it is known. Raises ValueError for an impossible cost."""
+def checked(end: End) -> End:
+    """With numbers that fit their columns. Raises ValueError for an impossible cost."""
     fit(end)
-    if end.cost is None and end.usage_source != UsageSource.NONE:
-        end.cost = pricing.cost(
-            end.provider,
-            end.model,
-            tokens_input=end.tokens_input,
-            tokens_output=end.tokens_output,
-            tokens_cached=end.tokens_cached,
-        )
     if end.cost is not None:
         # Also what one database would take and another not; a NaN would spoil the hour's sum for good.
-        if not (end.cost.is_finite() and 0 <= end.cost < _COST_LIMIT):
+        if not (end.cost.is_finite() and 0 <= end.cost < COST_LIMIT):
             raise ValueError(f"a cost of {end.cost} dollars is out of range")
         end.cost = end.cost.quantize(_COST_STEP)
     return end

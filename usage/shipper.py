@@ -225,7 +225,7 @@ class Shipper:
 
     def _enqueue(self, end: End, writer: str) -> None:
         try:
-            rows.priced(end)
+            rows.checked(end)
             made_at(end.id)
         except ROWS_FAULT as error:
             self._delivery.lay_aside(encode(end), end.id.hex, str(error))

@@ -26,13 +26,25 @@ class Call(msgspec.Struct):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens as the provider counts them: `cached` is part of `input`, `reasoning` of `output`."""
+    """Tokens as the provider counts them.
+
+    `cached`, `cache_write`, audio and images in are part of `input`, `cache_write_1h` of `cache_write`, `audio_cached`
+    of `cached`; `reasoning`, audio and images out of `output`.
+    """
 
     input: int = 0
     output: int = 0
     total: int = 0
     cached: int = 0
     reasoning: int = 0
+    cache_write: int = 0
+    cache_write_1h: int = 0
+    audio_input: int = 0  # not read from a cache
+    audio_cached: int = 0
+    audio_output: int = 0
+    image_input: int = 0
+    image_output: int = 0
+    service_tier: str = ""  # as the provider names it; empty: the standard one
 
     def is_count(self) -> bool:
         """Whether these can be numbers of tokens: a provider may claim anything."""

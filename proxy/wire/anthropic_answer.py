@@ -25,6 +25,8 @@ FINISH_REASONS = {
     "refusal": "content_filter",
 }
 
+# https://docs.anthropic.com/en/api/service-tiers, /build-with-claude/fast-mode
+_STANDARD = frozenset({None, "", "standard"})
 # What is no count is not counted: usage with a number outside of this is taken for none at all.
 _Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 
@@ -33,14 +35,21 @@ class _OutputDetails(msgspec.Struct):
     thinking_tokens: _Count | None = None
 
 
+class _CacheCreation(msgspec.Struct):
+    ephemeral_1h_input_tokens: _Count | None = None
+
+
 class Tokens(msgspec.Struct):
     """Anthropic's usage: three disjoint classes of input. Each field may be absent."""
 
     input_tokens: _Count | None = None
     cache_creation_input_tokens: _Count | None = None
+    cache_creation: _CacheCreation | None = None
     cache_read_input_tokens: _Count | None = None
     output_tokens: _Count | None = None
     output_tokens_details: _OutputDetails | None = None
+    service_tier: str | None = None
+    speed: str | None = None
 
     def replaced_by(self, later: "Tokens") -> "Tokens":
         """Usage in a stream is cumulative: what comes later replaces, what is absent stays."""
@@ -49,16 +58,26 @@ class Tokens(msgspec.Struct):
 
     def usage(self) -> Usage:
         cached = self.cache_read_input_tokens or 0
-        input = (self.input_tokens or 0) + (self.cache_creation_input_tokens or 0) + cached
+        written = self.cache_creation_input_tokens or 0
+        input = (self.input_tokens or 0) + written + cached
         output = self.output_tokens or 0
-        reasoning = (self.output_tokens_details and self.output_tokens_details.thinking_tokens) or 0
-        return Usage(input=input, output=output, total=input + output, cached=cached, reasoning=reasoning)
+        for_an_hour = (self.cache_creation and self.cache_creation.ephemeral_1h_input_tokens) or 0
+        return Usage(
+            input=input,
+            output=output,
+            total=input + output,
+            cached=cached,
+            reasoning=(self.output_tokens_details and self.output_tokens_details.thinking_tokens) or 0,
+            cache_write=written,
+            cache_write_1h=min(for_an_hour, written),
+            service_tier=next((said for said in (self.speed, self.service_tier) if said not in _STANDARD), "") or "",
+        )
 
     def usage_so_far(self, chunks: int) -> Usage:
         """Until the last count: a stream's beginning knows the input and hardly any output."""
         usage = self.usage()
         output = max(usage.output, chunks)
-        return Usage(usage.input, output, usage.input + output, usage.cached, usage.reasoning)
+        return msgspec.structs.replace(usage, output=output, total=usage.input + output)
 
     def rendered(self) -> dict[str, Any]:
         """OpenAI's usage object."""

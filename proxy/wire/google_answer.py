@@ -71,6 +71,15 @@ class _Feedback(msgspec.Struct, rename="camel"):
     block_reason: str | None = None
 
 
+class _Modality(msgspec.Struct, rename="camel"):
+    modality: str = ""
+    token_count: _Count | None = None
+
+
+def _of_kind(kind: str, counts: list[_Modality] | None) -> int:
+    return sum(one.token_count or 0 for one in counts if one.modality == kind) if counts else 0
+
+
 class _Usage(msgspec.Struct, rename="camel"):
     prompt_token_count: _Count | None = None
     candidates_token_count: _Count | None = None
@@ -78,6 +87,9 @@ class _Usage(msgspec.Struct, rename="camel"):
     tool_use_prompt_token_count: _Count | None = None
     cached_content_token_count: _Count | None = None
     total_token_count: _Count | None = None
+    prompt_tokens_details: list[_Modality] | None = None
+    cache_tokens_details: list[_Modality] | None = None
+    candidates_tokens_details: list[_Modality] | None = None
 
     def plain(self) -> Usage:
         """Thoughts are output, what tools put into the prompt is input: both add up to the total."""
@@ -86,7 +98,21 @@ class _Usage(msgspec.Struct, rename="camel"):
         said = self.candidates_token_count
         output = thoughts + said if said is not None else max((self.total_token_count or 0) - input, thoughts)
         cached = min(self.cached_content_token_count or 0, input)
-        return Usage(input=input, output=output, total=input + output, cached=cached, reasoning=thoughts)
+        audio_cached = min(_of_kind("AUDIO", self.cache_tokens_details), cached)
+        return Usage(
+            input=input,
+            output=output,
+            total=input + output,
+            cached=cached,
+            reasoning=thoughts,
+            audio_input=max(0, min(_of_kind("AUDIO", self.prompt_tokens_details), input) - audio_cached),
+            audio_cached=audio_cached,
+            audio_output=min(_of_kind("AUDIO", self.candidates_tokens_details), output),
+            image_input=max(
+                0, _of_kind("IMAGE", self.prompt_tokens_details) - _of_kind("IMAGE", self.cache_tokens_details)
+            ),
+            image_output=min(_of_kind("IMAGE", self.candidates_tokens_details), output),
+        )
 
 
 class Answer(msgspec.Struct, rename="camel"):

@@ -23,7 +23,10 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 
 class _Details(msgspec.Struct):
     cached_tokens: _Count | None = None
+    cache_write_tokens: _Count | None = None
     reasoning_tokens: _Count | None = None
+    audio_tokens: _Count | None = None
+    image_tokens: _Count | None = None
 
 
 class _Usage(msgspec.Struct):
@@ -33,24 +36,42 @@ class _Usage(msgspec.Struct):
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
 
-    def plain(self) -> Usage:
+    def plain(self, service_tier: str | None) -> Usage:
         input, output = self.prompt_tokens or 0, self.completion_tokens or 0
+        of_input = self.prompt_tokens_details or _NO_DETAILS
+        of_output = self.completion_tokens_details or _NO_DETAILS
+        cached = of_input.cached_tokens or 0
         return Usage(
             input=input,
             output=output,
             total=self.total_tokens if self.total_tokens is not None else input + output,
-            cached=(self.prompt_tokens_details and self.prompt_tokens_details.cached_tokens) or 0,
-            reasoning=(self.completion_tokens_details and self.completion_tokens_details.reasoning_tokens) or 0,
+            cached=cached,
+            reasoning=of_output.reasoning_tokens or 0,
+            cache_write=of_input.cache_write_tokens or 0,
+            # How much of it was cached is not said: text is what a prompt begins with, and so what is cached first.
+            audio_input=min(of_input.audio_tokens or 0, max(0, input - cached)),
+            audio_output=of_output.audio_tokens or 0,
+            image_input=of_input.image_tokens or 0,
+            service_tier="" if service_tier in _STANDARD else str(service_tier),
         )
+
+
+# Where the usage of a chunk begins, as OpenAI and our own encoders write it.
+USAGE = b'"usage":{'
+# https://platform.openai.com/docs/api-reference/chat/object: the tier that served it.
+_STANDARD = frozenset({None, "", "default", "auto", "standard"})
+_NO_DETAILS = _Details()
 
 
 class _Answer(msgspec.Struct):
     usage: _Usage | None = None
+    service_tier: str | None = None
 
 
 class _Chunk(msgspec.Struct):
     choices: list[msgspec.Raw] | None = None
     usage: _Usage | None = None
+    service_tier: str | None = None
     error: msgspec.Raw = msgspec.Raw()  # in a union with None it would not take an object
 
 
@@ -127,7 +148,7 @@ class Decoder:
                 self.failure = in_stream_error(data)
                 break
             if chunk is not None and chunk.usage is not None:
-                self.usage = chunk.usage.plain()
+                self.usage = chunk.usage.plain(chunk.service_tier)
                 if not chunk.choices and not self._include_usage:
                     continue
             passed.append(event)
@@ -145,11 +166,20 @@ def usage(body: bytes) -> Usage | None:
     """The usage of a plain answer, or of the end of a long one whose beginning is gone; None if it has none."""
     for part in (body, b"{" + body[body.rfind(b'"usage"') :]):  # inside a text the quotes would be escaped
         try:
-            found = _decode_answer(part).usage
+            found = _decode_answer(part)
         except (msgspec.DecodeError, RecursionError):
             continue
-        return found.plain() if found else None
+        return found.usage.plain(found.service_tier) if found.usage else None
     return None
+
+
+def with_cost(events: bytes, cost: str) -> bytes:
+    """The same events, the last usage in them with its cost in dollars; a field that OpenAI's clients pass on.
+
+    Within a text the quotes would be escaped: what is found is an object's key.
+    """
+    before, found, after = events.rpartition(USAGE)
+    return b'%b%b"cost":%b,%b' % (before, found, cost.encode(), after) if found else events
 
 
 def _error_object(body: bytes) -> dict[str, Any]:

@@ -1,0 +1,51 @@
+"""Owns how staff's prices reach a process: read now and then on a thread of its own. Knows no request."""
+
+import logging
+import threading
+
+from django.db import Error, connection
+
+from usage import pricing
+from usage.models import Price
+
+logger = logging.getLogger(__name__)
+
+# The longest that a worker uses a price that is no longer right (seconds).
+STALE_AT_MOST = 30.0
+_FIRST = 2.0  # seconds that a start waits for the first reading
+
+
+class Overrides:
+    """Keeps `pricing` up to date while it is open; open() comes after fork. An absent database changes nothing."""
+
+    def __init__(self) -> None:
+        self._closing = threading.Event()
+        self._read = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="prices", daemon=True)
+
+    def open(self) -> None:
+        """Blocks until the book is read, and staff's prices too if the database answers at once."""
+        pricing.book()
+        self._thread.start()
+        self._read.wait(_FIRST)
+
+    def close(self) -> None:
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        away = False
+        while not self._closing.is_set():
+            try:
+                pricing.renew(Price.objects.overrides())
+                away = False
+            except Error as error:
+                if not away:
+                    logger.warning("Prices cannot be read (%s); those known hold on.", type(error).__name__)
+                away = True
+                pricing.renew()  # a day may have begun
+            finally:
+                connection.close()
+            self._read.set()
+            self._closing.wait(STALE_AT_MOST)
