@@ -56,6 +56,8 @@ def encode(body: bytes, call: Call, model: str, max_output: int | None) -> bytes
         sent["model"] = _raw(model)
     if "messages" in fields:
         _chat(sent, call, model, max_output)
+    elif "input" in fields:
+        _embeddings(decode(fields["input"]))
     if sent == fields:
         return body
     return _encode(sent)
@@ -77,6 +79,11 @@ def _chat(sent: dict[str, msgspec.Raw], call: Call, model: str, max_output: int 
     _tools(sent)
     _messages(sent)
     _thinking(sent, call, model)
+
+
+def _embeddings(input: Any) -> None:
+    if isinstance(input, list) and any(not isinstance(text, str) for text in input):
+        raise _refused("input must be text: Alibaba's models take no token numbers.", "input")
 
 
 def _tools(sent: dict[str, msgspec.Raw]) -> None:
