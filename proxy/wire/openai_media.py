@@ -26,18 +26,40 @@ _ENDS = frozenset({"image_generation.completed", "image_edit.completed", "speech
 _Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 
 
+class _Details(msgspec.Struct):
+    cached_tokens: _Count | None = None
+    audio_tokens: _Count | None = None
+    image_tokens: _Count | None = None
+
+
 class _Usage(msgspec.Struct):
     """Of what is counted in seconds there are no tokens."""
 
     input_tokens: _Count | None = None
     output_tokens: _Count | None = None
     total_tokens: _Count | None = None
+    input_tokens_details: _Details | None = None  # images
+    input_token_details: _Details | None = None  # transcripts
+    output_tokens_details: _Details | None = None
 
     def plain(self) -> Usage | None:
         if self.input_tokens is None and self.output_tokens is None and self.total_tokens is None:
             return None
         input, output = self.input_tokens or 0, self.output_tokens or 0
-        return Usage(input, output, self.total_tokens if self.total_tokens is not None else input + output)
+        of_input = self.input_tokens_details or self.input_token_details or _Details()
+        of_output = self.output_tokens_details
+        if of_output is None:  # where images are counted, older models say nothing of the output, which is one
+            of_output = _Details(image_tokens=output if of_input.image_tokens is not None else 0)
+        cached = min(of_input.cached_tokens or 0, input)
+        return Usage(
+            input=input,
+            output=output,
+            total=self.total_tokens if self.total_tokens is not None else input + output,
+            cached=cached,
+            audio_input=min(of_input.audio_tokens or 0, input - cached),
+            image_input=min(of_input.image_tokens or 0, input - cached),
+            image_output=min(of_output.image_tokens or 0, output),
+        )
 
 
 class _Answer(msgspec.Struct):
