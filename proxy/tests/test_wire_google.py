@@ -8,6 +8,7 @@ from proxy.errors import BadRequest, UpstreamBroken
 from proxy.tests.wire_cases import cases, check
 from proxy.wire import Call, google
 from proxy.wire.fields import HINTS, REFUSED
+from proxy.wire.google_answer import finish_of
 from proxy.wire.google_capabilities import NEWEST, capabilities, version_of
 from proxy.wire.google_messages import NO_SIGNATURE
 
@@ -270,3 +271,19 @@ def test_it_takes_no_nonsense_for_an_embedding(body):
 def test_it_renders_an_error_of_any_shape(error, status):
     found = google.WIRE.error(status, json.dumps({"error": error}).encode())
     assert json.loads(found.render())["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish"),
+    [
+        *(("STOP", "tool_calls"), (None, "tool_calls"), ("SOMETHING_NEW", "tool_calls")),
+        *(
+            ("MAX_TOKENS", "length"),
+            ("SAFETY", "content_filter"),
+            ("MALFORMED_FUNCTION_CALL", "stop"),
+            ("OTHER", "stop"),
+        ),
+    ],
+)
+def test_it_ends_with_calls_unless_google_says_that_they_are_not_whole(reason, finish):
+    assert finish_of(reason, called=True) == finish

@@ -1,4 +1,7 @@
-"""Recorded traffic of Google's and Alibaba's, where AIPROXY_TRAFFIC_DIR names a directory of it."""
+"""Recorded traffic of Google's, Alibaba's and DeepSeek's, where AIPROXY_TRAFFIC_DIR names a directory of it.
+
+Alibaba has DeepSeek's models, too.
+"""
 
 import base64
 import json
@@ -16,7 +19,7 @@ from proxy.tests.wire_cases import feed
 from proxy.wire import Call, alibaba, google
 
 TRAFFIC = os.environ.get("AIPROXY_TRAFFIC_DIR", "")
-WIRES = {"google": google.WIRE, "alibaba": alibaba.WIRE}
+WIRES = {"google": google.WIRE, "alibaba": alibaba.WIRE, "deepseek": alibaba.WIRE}
 # Endpoints that the recordings name and these wires speak.
 CHAT = {"chat", "generate", "stream"}
 EMBEDDINGS = {"embed", "embeddings"}

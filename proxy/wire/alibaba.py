@@ -77,13 +77,18 @@ def _is_error(found: Any) -> bool:
     return isinstance(found, dict) and (bool(found.get("error")) or ("code" in found and "choices" not in found))
 
 
+def _event(chunk: Json) -> bytes:
+    return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+
+
 class Decoder:
-    __slots__ = ("_blocks", "_called", "_include_usage", "chunks", "complete", "failure", "final", "usage")
+    __slots__ = ("_blocks", "_called", "_counted", "_include_usage", "chunks", "complete", "failure", "final", "usage")
 
     def __init__(self, call: Call) -> None:
         self._blocks = sse.Blocks()
         self._include_usage = call.include_usage
         self._called: set[tuple[int, int]] = set()  # choice and tool call that have their id already
+        self._counted = b""  # the usage event: it is the last, whichever chunk the usage came with
         self.complete = False
         self.final = b""
         self.failure: ProxyError | None = None
@@ -110,30 +115,30 @@ class Decoder:
         if not data:
             return
         if data.startswith(b"[DONE]"):
-            self.complete, self.final = True, b"data: [DONE]\n\n"
+            self.complete, self.final = True, self._counted + b"data: [DONE]\n\n"
             return
         try:
             chunk = msgspec.json.decode(data)
             if _is_error(chunk):
                 self.failure = _failure(chunk)
             elif self._normalise(chunk, data):
-                parts.append(b"data: " + msgspec.json.encode(chunk) + b"\n\n")
+                parts.append(_event(chunk))
         except _UNREADABLE:
             self.failure = UpstreamBroken("The provider sent an event that cannot be read.")
 
     def _normalise(self, chunk: Json, data: bytes) -> bool:
         """Whether the chunk is for the client."""
-        choices = chunk.get("choices")
-        if chunk.get("usage"):
+        choices, counted = chunk.get("choices"), chunk.pop("usage", None)
+        if counted:
             self.usage = usage(data)
-            if not choices and not self._include_usage:
-                return False
-        elif not self._include_usage:
-            chunk.pop("usage", None)
+        if self._include_usage:
+            if counted:
+                self._counted = _event({**chunk, "choices": [], "usage": counted})
+            chunk["usage"] = None
         for choice in choices or ():
             self._choice(choice)
         self.chunks += bool(choices)
-        return True
+        return bool(choices)
 
     def _choice(self, choice: Json) -> None:
         choice.setdefault("finish_reason", None)
@@ -143,7 +148,8 @@ class Decoder:
             del delta["role"]
         calls = delta.get("tool_calls")
         if calls:
-            for call in calls:
+            for position, call in enumerate(calls):
+                call.setdefault("index", position)
                 self._tool_call(call, choice.get("index", 0))
         elif "tool_calls" in delta:
             del delta["tool_calls"]

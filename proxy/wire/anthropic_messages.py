@@ -181,6 +181,8 @@ def _block(part: dict[str, Any], path: str, allowed: frozenset[str]) -> Block | 
     if kind in _NATIVE:
         return part
     value = part.get(kind)
+    if kind == "image_url" and isinstance(value, str):
+        value = {"url": value}  # OpenAI takes the bare address, too
     if kind in {"text", "refusal"}:
         if not isinstance(value, str):
             raise BadRequest(f"{path}.{kind} is not a text.", param=f"{path}.{kind}")

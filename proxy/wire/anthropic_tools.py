@@ -18,8 +18,8 @@ Fields = dict[str, Any]
 # The tool whose input is the answer, for models without structured output. Its name is kept for that.
 JSON_TOOL = "aiproxy_json_answer"
 
-# Anthropic's own tools pass as they are: web_search_20250305, bash_20250124, memory_20250818, …
-_NATIVE_TYPE = re.compile(r"[a-z_]+_\d{8}|mcp_toolset")
+# Anthropic's own tools pass as they are: web_search_20250305, tool_search_tool_bm25_20251119, …
+_NATIVE_TYPE = re.compile(r"[a-z0-9_]+_\d{8}|mcp_toolset")
 _EXTENSIONS = ("cache_control", "defer_loading", "input_examples", "eager_input_streaming", "allowed_callers")
 
 

@@ -144,14 +144,13 @@ _FILTERED = (
     *("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"),
     *("IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION"),
 )
-_FINISH = {"MAX_TOKENS": "length", **dict.fromkeys(_FILTERED, BLOCKED)}
+_FAILED = ("MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "NO_IMAGE", "IMAGE_OTHER", "OTHER")
+_FINISH = {"MAX_TOKENS": "length", **dict.fromkeys(_FILTERED, BLOCKED), **dict.fromkeys(_FAILED, "stop")}
 
 
 def finish_of(reason: str | None, *, called: bool) -> str:
-    """OpenAI's finish_reason. Only a plain stop becomes `tool_calls`: a cut or blocked answer stays one."""
-    if called and reason in {None, "STOP"}:
-        return "tool_calls"
-    return _FINISH.get(reason or "", "stop")
+    """OpenAI's finish_reason. With calls a stop, or what is not known, is `tool_calls`; what was cut stays cut."""
+    return _FINISH.get(reason or "", "tool_calls" if called else "stop")
 
 
 class Identity(msgspec.Struct, frozen=True):

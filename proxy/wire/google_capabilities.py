@@ -1,7 +1,8 @@
 """Owns what each family of Google's models can do; knows nothing of requests.
 
 A table by version, open at its new end: an id that is not known gets what the newest models have. Facts:
-https://ai.google.dev/gemini-api/docs/thinking, /openai (the effort table), /thought-signatures.
+https://ai.google.dev/gemini-api/docs/thinking, /openai (the effort table), /thought-signatures,
+/file-input-methods.
 """
 
 import re
@@ -28,6 +29,7 @@ class Capabilities:
     validated_calls: bool  # function calling mode VALIDATED, which holds to the schema
     needs_signatures: bool  # refuses a function call in the history without its thought signature
     media_in_results: bool  # functionResponse.parts
+    web_addresses: bool  # fileData of any https address, which Google fetches
 
 
 @lru_cache(maxsize=1024)
@@ -41,6 +43,7 @@ def capabilities(model: str) -> Capabilities:
         validated_calls=version >= (2, 5),
         needs_signatures=version >= (3, 0),
         media_in_results=version >= (3, 0),
+        web_addresses=version >= (2, 5),
     )
 
 

@@ -21,6 +21,27 @@ NO_SIGNATURE = "c2tpcF90aG91Z2h0X3NpZ25hdHVyZV92YWxpZGF0b3I="
 FILES = "https://generativelanguage.googleapis.com/"
 
 _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)(?:;[^,;]*)*;base64,", re.ASCII)
+# Of an address on the web, by its ending. Without one Google is not told.
+_KINDS = {
+    "jpg": "image/jpeg",
+    "jpeg": "image/jpeg",
+    "png": "image/png",
+    "webp": "image/webp",
+    "bmp": "image/bmp",
+    "heic": "image/heic",
+    "heif": "image/heif",
+    "gif": "image/gif",
+    "pdf": "application/pdf",
+    "txt": "text/plain",
+    "csv": "text/csv",
+    "html": "text/html",
+    "json": "application/json",
+    "mp4": "video/mp4",
+    "mov": "video/quicktime",
+    "webm": "video/webm",
+    "mp3": "audio/mp3",
+    "wav": "audio/wav",
+}
 _AUDIO = {"wav": "audio/wav", "mp3": "audio/mp3"}
 
 
@@ -52,9 +73,9 @@ class _Contents:
             return
         self._close_turn()
         if role in {"system", "developer"}:
-            self._system += parts_of(message.get("content"), f"{at}.content", text_only=True)
+            self._system += parts_of(message.get("content"), f"{at}.content")
         elif role == "user":
-            self._append("user", parts_of(message.get("content"), f"{at}.content"))
+            self._append("user", parts_of(message.get("content"), f"{at}.content", media=self._able))
         elif role == "assistant":
             self._assistant(message, at)
         else:
@@ -84,7 +105,7 @@ class _Contents:
         for name in ("audio", "function_call"):
             if message.get(name) is not None:
                 raise bad(f"{name} of an assistant message has no counterpart.", f"{at}.{name}", "unsupported_value")
-        parts = parts_of(message.get("content"), f"{at}.content", text_only=True)
+        parts = parts_of(message.get("content"), f"{at}.content")
         if message.get("refusal"):
             parts.append({"text": expect(message["refusal"], str, f"{at}.refusal")})
         if signature := signature_of(message):
@@ -115,7 +136,8 @@ class _Contents:
         if not isinstance(call_id, str) or call_id not in self._calls:
             raise bad(f"{at}.tool_call_id names no call of the assistant message before it.", f"{at}.tool_call_id")
         text, media = "", []
-        for part in parts_of(message.get("content"), f"{at}.content", text_only=not self._able.media_in_results):
+        media_too = self._able if self._able.media_in_results else None
+        for part in parts_of(message.get("content"), f"{at}.content", media=media_too):
             text += part.get("text", "")
             media += [] if "text" in part else [part]
         found: Json = {"id": call_id, "name": self._calls[call_id], "response": _response(text)}
@@ -168,8 +190,8 @@ def signature_of(holder: Json) -> str:
     return ""
 
 
-def parts_of(content: Any, at: str, *, text_only: bool = False) -> list[Json]:
-    """A message's content; empty texts are left out, Google refuses them."""
+def parts_of(content: Any, at: str, *, media: Capabilities | None = None) -> list[Json]:
+    """A message's content; empty texts are left out, Google refuses them. `media`: whose, None for text alone."""
     if content is None:
         return []
     if isinstance(content, str):
@@ -181,27 +203,29 @@ def parts_of(content: Any, at: str, *, text_only: bool = False) -> list[Json]:
         if kind in {"text", "refusal"}:
             if text := expect(part.get(kind), str, f"{param}.{kind}"):
                 found.append({"text": text})
-        elif text_only or kind not in _MEDIA:
+        elif media is None or kind not in _MEDIA:
             raise bad(f"A part of the type {kind[:32]!r} cannot be honoured here.", param, "unsupported_value")
         else:
-            found.append(_MEDIA[kind](expect(part.get(kind), dict, f"{param}.{kind}"), f"{param}.{kind}"))
+            found.append(_MEDIA[kind](part.get(kind), f"{param}.{kind}", media))
     return found
 
 
-def _image(image: Json, at: str) -> Json:
-    return _by_url(expect(image.get("url"), str, f"{at}.url"), f"{at}.url")
+def _image(image: Any, at: str, able: Capabilities) -> Json:
+    if isinstance(image, str):  # OpenAI takes the bare address, too
+        return _by_url(image, at, able)
+    return _by_url(expect(expect(image, dict, at).get("url"), str, f"{at}.url"), f"{at}.url", able)
 
 
-def _audio(audio: Json, at: str) -> Json:
-    kind = _AUDIO.get(word(audio.get("format")))
+def _audio(audio: Any, at: str, able: Capabilities) -> Json:
+    kind = _AUDIO.get(word(expect(audio, dict, at).get("format")))
     if kind is None:
         raise bad(f"{at}.format must be wav or mp3.", f"{at}.format")
     return {"inlineData": {"mimeType": kind, "data": expect(audio.get("data"), str, f"{at}.data")}}
 
 
-def _file(file: Json, at: str) -> Json:
-    if file.get("file_data") is not None:
-        return _by_url(expect(file["file_data"], str, f"{at}.file_data"), f"{at}.file_data")
+def _file(file: Any, at: str, able: Capabilities) -> Json:
+    if expect(file, dict, at).get("file_data") is not None:
+        return _by_url(expect(file["file_data"], str, f"{at}.file_data"), f"{at}.file_data", able)
     file_id = expect(file.get("file_id"), str, f"{at}.file_id")
     if file_id.startswith("files/"):
         file_id = f"{FILES}v1beta/{file_id}"
@@ -210,17 +234,20 @@ def _file(file: Json, at: str) -> Json:
     return {"fileData": {"fileUri": file_id}}
 
 
-def _by_url(url: str, param: str) -> Json:
-    """Data goes along; nothing is downloaded, and Google takes no address but of its own files."""
+def _by_url(url: str, param: str, able: Capabilities) -> Json:
+    """Data goes along. What an address holds is fetched by Google, never by us; older models take its own files only.
+
+    https://ai.google.dev/gemini-api/docs/file-input-methods
+    """
     if found := _DATA_URL.match(url):
         return {"inlineData": {"mimeType": found[1], "data": url[found.end() :]}}
     if url.startswith(FILES):
         return {"fileData": {"fileUri": url}}
-    raise bad(
-        f"{param} must be a data: URL with base64 data: Google's models do not fetch from the web.",
-        param,
-        "unsupported_value",
-    )
+    if able.web_addresses and url.startswith("https://"):
+        kind = _KINDS.get(url.partition("?")[0].partition("#")[0].rpartition(".")[2].lower())
+        return {"fileData": {"fileUri": url} | ({"mimeType": kind} if kind else {})}
+    also = " or an https address" if able.web_addresses else ": this model does not fetch from the web"
+    raise bad(f"{param} must be a data: URL with base64 data{also}.", param, "unsupported_value")
 
 
 _MEDIA = {"image_url": _image, "input_audio": _audio, "file": _file}

@@ -25,6 +25,8 @@ PASSED = {
     "top_logprobs": "logprobs",
     "top_p": "topP",
 }
+# Asks for nothing, and is left out: a model that has no such field would refuse it.
+_NEUTRAL = {"frequency_penalty": 0, "presence_penalty": 0, "n": 1, "logprobs": False, "top_logprobs": 0}
 TRANSLATED = frozenset(
     {
         *("max_completion_tokens", "max_tokens", "messages", "modalities", "model", "parallel_tool_calls"),
@@ -57,7 +59,11 @@ def _generate(request: Json, call: Call, model: str, max_output: int | None) -> 
     able = capabilities(model)
     found = conversation(request["messages"], able)
     found |= _tools(request, able)
-    config = {name: request[field] for field, name in PASSED.items() if field in request}
+    config = {
+        name: request[field]
+        for field, name in PASSED.items()
+        if field in request and (field not in _NEUTRAL or request[field] != _NEUTRAL[field])
+    }
     limit = call.max_output if call.max_output is not None else max_output
     if limit is not None:
         config["maxOutputTokens"] = limit
