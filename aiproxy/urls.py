@@ -8,6 +8,7 @@ from aiproxy import health, metrics, pages, sessions
 API: pages.Routes = [
     path("", include("accounts.urls")),
     path("", include("vault.urls")),
+    path("", include("proxy.urls")),
     path("", include("usage.urls")),
 ]
 

@@ -100,6 +100,9 @@ class Stand:
             AIPROXY_STREAM_IDLE_TIMEOUT=str(IDLE_TIMEOUT),
             AIPROXY_TOTAL_TIMEOUT=str(TOTAL_TIMEOUT),
             AIPROXY_GRACE=str(GRACE),
+            # The provider fails on purpose here, and each request is to meet what its script says, once a key.
+            AIPROXY_BREAKER_FAILURES="0",
+            AIPROXY_RETRY_AFTER_WAIT="0",
             AIPROXY_JOURNAL_SEGMENT=str(SEGMENT),
             AIPROXY_ACCESS_TOKEN_MINUTES="600",
             AIPROXY_PROXY_KEYS_RATE="1000/minute",

@@ -8,6 +8,7 @@
     ├── RateLimited 429
     ├── InternalError 500
     ├── Unavailable 503          we cannot take the request now; nothing was sent
+    │   └── BreakerOpen          nor does the provider, as it seems
     ├── LoopDetected 508         the request has been here before
     ├── ProviderKeyMissing, ProviderKeyRejected 424
     └── UpstreamError            what the way to the provider, or the provider, did
@@ -158,6 +159,12 @@ class InternalError(ProxyError):
 class Unavailable(ProxyError):
     status = 503
     code = "unavailable"
+
+
+class BreakerOpen(Unavailable):
+    """The provider has failed so often with the stored key that it is left alone for a while."""
+
+    code = "provider_circuit_open"
 
 
 class LoopDetected(ProxyError):

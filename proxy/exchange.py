@@ -7,20 +7,20 @@ end record before the bytes that complete the answer (docs/architecture.md, "The
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from accounts.ids import uuid7
 from proxy import metrics, record, views
 from proxy.admission import admit
 from proxy.authentication import Identity, authenticate
+from proxy.candidates import candidates
 from proxy.cycle import ON_DISCONNECT, ClientGone
 from proxy.errors import (
     CLIENT_CLOSED_REQUEST,
-    BadRequest,
-    Forbidden,
     InternalError,
-    NotFound,
     ProxyError,
     Unavailable,
     UpstreamBroken,
@@ -29,7 +29,7 @@ from proxy.errors import (
 from proxy.incoming import Body, Headers, Receive, Scope, Send, address_of, check_head
 from proxy.limits import Ask
 from proxy.pipeline import Attempts, Outgoing, read_out, translate
-from proxy.routing import UNKNOWN_MODEL, Route, route
+from proxy.routing import UNKNOWN_MODEL, Route
 from proxy.runtime import Runtime
 from proxy.upload import Upload, is_form
 from proxy.upstream import Response, Stream
@@ -144,11 +144,13 @@ class Exchange:
         await self._admit()
         if refusal is not None:
             raise refusal
-        self._route = self._allowed_route(endpoint)
+        assert self._call is not None
+        routes = candidates(self._identity.policy, self._call, endpoint)
+        self._route = routes[0]
         if endpoint.local is not None and isinstance(body, bytes) and self._route.provider not in endpoint.wires:
             await self._send_whole(200, endpoint.local(body), JSON_BODY)
         else:
-            await self._forward(endpoint, body, arrived)
+            await self._forward(endpoint, body, routes, arrived)
 
     def _watch_client(self, body: bytes | Upload) -> None:
         """A client that leaves ends the exchange. A foreign server tells by `receive` only, which an upload needs."""
@@ -170,53 +172,28 @@ class Exchange:
         self._identity, self._ask = admitted.identity, admitted.ask
         self._headers += admitted.headers
 
-    def _allowed_route(self, endpoint: views.Endpoint) -> Route:
-        """Where the model is served. Forbidden when the key may not ask for it, BadRequest beyond its cap."""
-        assert self._identity is not None and self._call is not None
-        policy, call = self._identity.policy, self._call
-        if not call.model:
-            return Route("openai", "")
-        found = route(call.model)
-        if not (policy.allows(call.model) or policy.allows(found.model)):
-            raise Forbidden(
-                f"This proxy key may not use the model {call.model!r}.", param="model", code="model_not_allowed"
-            )
-        if found.provider not in endpoint.wires and endpoint.local is None:
-            raise NotFound(
-                f"{call.model!r} is served by {found.provider}, which has no {endpoint.name}.",
-                param="model",
-                code="model_not_found",
-            )
-        if policy.max_tokens is not None and call.max_output is not None and call.max_output > policy.max_tokens:
-            raise BadRequest(
-                f"This proxy key may ask for {policy.max_tokens} output tokens at the most.",
-                param="max_tokens",
-                code="max_tokens_exceeded",
-            )
-        return found
-
     # --- to the provider and back --------------------------------------------------------------------------------
 
-    async def _forward(self, endpoint: views.Endpoint, body: bytes | Upload, arrived: float) -> None:
-        found, call, identity = self._route, self._call, self._identity
-        assert found is not None and call is not None and identity is not None
-        wire = endpoint.wires[found.provider]
-        cap = identity.policy.max_tokens if call.tokens_output else None  # of what generates
-        headers = self._outgoing_headers(wire)
-        sent: bytes | Stream = b""
-        if isinstance(body, Upload):
-            sent = body.outgoing(found.model)
-            headers.append((b"content-type", body.content_type))
-        elif body:
-            sent = wire.encode(body, call, found.model, cap)
-            headers.append(JSON_BODY)
-        target = wire.target(endpoint.name, found.model, call.stream)
-        outgoing = Outgoing(endpoint.method.encode(), target, headers, sent)
-        self._record_begin(endpoint, call, found)
-        self._attempts = Attempts(self._runtime, wire, found)
-        self._overhead = time.monotonic() - arrived
-        metrics.overhead.observe(self._overhead)
-        response = await self._attempts.run(identity.policy.credentials.get(found.provider, ()), outgoing)
+    async def _forward(
+        self, endpoint: views.Endpoint, body: bytes | Upload, routes: Sequence[Route], arrived: float
+    ) -> None:
+        call, identity = self._call, self._identity
+        assert call is not None and identity is not None
+        if call.fallbacks is not None and isinstance(body, bytes):
+            body = views.with_one_model(body, call.model)
+        self._record_begin(endpoint, call, routes[0])
+        self._attempts = Attempts(
+            self._runtime,
+            endpoint.wires,
+            identity.policy.credentials,
+            prepare=partial(self._outgoing, endpoint, body, arrived),
+            deadline=self.began + self._runtime.total_timeout,
+        )
+        try:
+            response = await self._attempts.run(routes)
+        finally:
+            self._route = self._attempts.route or routes[0]
+        wire = endpoint.wires[self._route.provider]
         try:
             self._note_answer(response, wire)
             if isinstance(body, Upload):
@@ -231,6 +208,25 @@ class Exchange:
             raise translate(error) from error
         finally:
             response.abort()
+
+    def _outgoing(self, endpoint: views.Endpoint, body: bytes | Upload, arrived: float, route: Route) -> Outgoing:
+        """The request for one model, in its provider's dialect. BadRequest names what that cannot honour."""
+        call, identity, wire = self._call, self._identity, endpoint.wires[route.provider]
+        assert call is not None and identity is not None
+        cap = identity.policy.max_tokens if call.tokens_output else None  # of what generates
+        headers = self._outgoing_headers(wire)
+        sent: bytes | Stream = b""
+        if isinstance(body, Upload):
+            sent = body.outgoing(route.model)
+            headers.append((b"content-type", body.content_type))
+        elif body:
+            sent = wire.encode(body, call, route.model, cap)
+            headers.append(JSON_BODY)
+        target = wire.target(endpoint.name, route.model, call.stream)
+        if not self._overhead:
+            self._overhead = time.monotonic() - arrived
+            metrics.overhead.observe(self._overhead)
+        return Outgoing(endpoint.method.encode(), target, headers, sent)
 
     def _outgoing_headers(self, wire: Wire) -> Headers:
         taken = wire.request_headers
@@ -318,6 +314,8 @@ class Exchange:
     async def _start(self, status: int, extra: Headers) -> None:
         self._status = status
         headers = [*self._headers, *extra, *self._runtime.cors(self._scope["headers"])]
+        if self._route is not None:
+            headers += served_by(self._route, self._attempts.tried if self._attempts else 0)
         if self._attempts is not None and self._attempts.provider_request_id:
             headers.append((b"x-provider-request-id", self._attempts.provider_request_id))
         if self._cost is not None:  # of a plain answer: it has ended before it begins
@@ -362,7 +360,7 @@ class Exchange:
             user_id=policy.user_id,
             proxy_key_id=policy.proxy_key_id,
             endpoint=endpoint.name,
-            model=call.model,
+            model=found.model,
             provider=found.provider,
             api_key_id=None,
             streamed=call.stream,
@@ -405,7 +403,7 @@ class Exchange:
         if usage is not None and usage.is_count():
             return usage, "provider"
         refused = self._error is not None and self._error.complete_answer and self._decoder is None
-        if self._call is None or self._attempts is None or not self._attempts.made or refused:
+        if self._call is None or self._attempts is None or not self._attempts.may_be_billed or refused:
             return Usage(), "none"
         if self._endpoint is not None and not self._endpoint.is_estimated:
             return Usage(), "none"
@@ -427,7 +425,7 @@ class Exchange:
             user_id=policy.user_id,
             proxy_key_id=policy.proxy_key_id,
             endpoint=self._endpoint.name if self._endpoint else "",
-            model=call.model if call and found else UNKNOWN_MODEL,
+            model=found.model if found else UNKNOWN_MODEL,
             provider=found.provider if found else "",
             api_key_id=credential.api_key_id if credential else None,
             streamed=bool(call and call.stream),
@@ -446,3 +444,12 @@ class Exchange:
             overhead_ms=round(self._overhead * 1000, 3) if self._overhead else None,
             provider_request_id=self._attempts.provider_request_id.decode("latin-1") if self._attempts else "",
         )
+
+
+def served_by(route: Route, attempts: int) -> Headers:
+    """Which model at which provider the answer, or the error, is of; a name that a header cannot hold is escaped."""
+    return [
+        (b"x-aiproxy-provider", route.provider.encode()),
+        (b"x-aiproxy-model", route.model.encode("ascii", "backslashreplace")),
+        (b"x-aiproxy-attempts", b"%d" % attempts),
+    ]

@@ -49,6 +49,7 @@ _exchanges = Counter(
 _tokens = Counter("aiproxy_tokens_total", "Tokens of ended exchanges.", ["provider", "direction"])
 _refused = Counter("aiproxy_anonymous_refusals_total", "Requests refused before they were anybody's.", ["status"])
 _attempts = Counter("aiproxy_upstream_attempts_total", "Calls to providers, by outcome.", ["provider", "result"])
+_breaker = Counter("aiproxy_breaker_changes_total", "Stored keys left alone, and used again.", ["provider", "change"])
 _LABELS = ["endpoint", "provider"]
 _seconds = BulkHistogram("aiproxy_exchange_seconds", "From arrival to the last byte.", _LABELS, buckets=_SECONDS)
 _first_byte = BulkHistogram("aiproxy_first_byte_seconds", "From arrival to the first.", _LABELS, buckets=_SECONDS)
@@ -70,6 +71,7 @@ exchanges: Tally[tuple[str, str, str, str]] = Tally()
 tokens: Tally[tuple[str, str]] = Tally()
 refused: Tally[tuple[str]] = Tally()
 attempts: Tally[tuple[str, str]] = Tally()
+breaker: Tally[tuple[str, str]] = Tally()  # change: opened, closed
 overhead = Series(_overhead, _OVERHEAD)
 
 
@@ -96,6 +98,7 @@ def flush() -> None:
     _drain(_tokens, tokens)
     _drain(_refused, refused)
     _drain(_attempts, attempts)
+    _drain(_breaker, breaker)
     for series in _series:
         series.flush()
 

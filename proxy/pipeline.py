@@ -1,18 +1,23 @@
-"""Owns the attempts at a provider: which stored key, what may be tried again, and when never to.
+"""Owns the attempts at providers: which model and stored key, what may be tried again, and when never to.
 
 Everything here happens before the client's first byte. A request that may have reached a provider is sent again only
-after a complete answer that says it was not served, and then with another key.
+after a complete answer that says it was not served: with another key, for another model, or once more after the short
+wait that every provider asked for.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from proxy import metrics
+from proxy.breaker import State
 from proxy.errors import (
+    BadRequest,
+    BreakerOpen,
     ProviderKeyMissing,
     ProviderKeyRejected,
     ProxyError,
@@ -28,6 +33,7 @@ from proxy.upstream import (
     ConnectTimeout,
     FirstByteTimeout,
     IdleTimeout,
+    Origin,
     Response,
     Stream,
     TLSFailed,
@@ -57,53 +63,159 @@ class Outgoing(msgspec.Struct):
 
 
 class Attempts:
-    """Tries the keys of one provider in order; `made` counts the requests that may have reached it."""
+    """Tries models in order, and the keys of each one's provider; says how far that came."""
 
-    def __init__(self, runtime: Runtime, wire: Wire, route: Route) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        wires: Mapping[str, Wire],
+        credentials: Mapping[str, Sequence[Credential]],
+        *,
+        prepare: Callable[[Route], Outgoing],
+        deadline: float,
+    ) -> None:
+        """`prepare` encodes the request for one model, or raises BadRequest; `deadline` is in monotonic seconds."""
         self._runtime = runtime
-        self._wire = wire
-        self._route = route
-        self.made = 0
-        self.provider_request_id = b""  # of the last answer
+        self._wires = wires
+        self._credentials = credentials
+        self._prepare = prepare
+        self._deadline = deadline
+        self._failure: ProxyError | None = None
+        self._unreachable: set[Origin] = set()
+        self._waits: list[int | None] = []  # that providers asked for in this round, ms; None: one failed otherwise
+        self.route: Route | None = None  # whose the answer is, or the failure
         self.credential: Credential | None = None  # the one that was tried last
+        self.tried = 0  # keys, also those whose provider could not be reached
+        self.made = 0  # requests that may have reached a provider
+        self.may_be_billed = False
+        self.provider_request_id = b""  # of the last answer
 
-    async def run(self, credentials: Sequence[Credential], outgoing: Outgoing) -> Response:
-        """The first answer that is not another key's turn. ProxyError, mapped for the client, when there is none."""
-        failure: ProxyError = ProviderKeyMissing(
-            f"No usable API key for {PROVIDERS[self._route.provider].title} is stored. Add one at /api-keys.",
-            param="model",
-        )
-        for credential in credentials:
-            self.credential = credential
-            try:
-                headers, where = self._address(credential, outgoing)
-            except Unsealable:
-                logger.error("api key %s does not open: check the master keys", credential.api_key_id)
-                failure = ProviderKeyRejected("The stored API key cannot be opened. Store it again.")
+    async def run(self, routes: Sequence[Route]) -> Response:
+        """The first answer that is nobody else's turn. ProxyError, mapped for the client, when there is none."""
+        response = await self._round(routes)
+        if response is None and (wait := self._worth_waiting()):
+            await asyncio.sleep(wait)
+            response = await self._round(routes)
+        if response is not None:
+            return response
+        assert self._failure is not None
+        raise self._final(self._failure)
+
+    async def _round(self, routes: Sequence[Route]) -> Response | None:
+        """Every model's turn; None when none of them was served."""
+        self._waits = []
+        for route in routes:
+            credentials = self._credentials.get(route.provider)
+            if not credentials:
+                self._pass_over(route, _key_missing(route))
                 continue
-            response = await self._connected(where, headers, outgoing)
-            self.provider_request_id = request_id_of(response.headers)
-            if response.status < 400:
-                return response
-            failure = await self._refusal(response, credential)
-            if isinstance(outgoing.body, Stream) or (response.status not in NEXT_KEY and not failure.key_refused):
-                break
+            try:
+                outgoing = self._prepare(route)
+            except BadRequest as error:
+                self._fail(route, error)
+                continue
+            for credential in credentials:
+                if (response := await self._try(route, credential, outgoing)) is not None:
+                    return response
+        return None
+
+    async def _try(self, route: Route, credential: Credential, outgoing: Outgoing) -> Response | None:
+        """None when it is the next one's turn; ProxyError when it is nobody's."""
+        where = destination(credential.context.base_url or self._runtime.base_urls[route.provider])
+        if where.origin in self._unreachable:
+            return None
+        entered = self._runtime.breaker.enter(credential.api_key_id)
+        if entered == "open":
+            self._pass_over(route, self._resting(route, credential))
+            return None
+        self.tried += 1
+        self.route, self.credential = route, credential
+        alive = None
+        try:
+            response = await self._connected(where, self._headers(credential, outgoing), outgoing)
+            alive = response.status < 500
+        except Unsealable:
+            logger.error("api key %s does not open: check the master keys", credential.api_key_id)
+            self._fail(route, ProviderKeyRejected("The stored API key cannot be opened. Store it again."))
+            return None
+        except UpstreamError as error:
+            alive = False
+            if error.request_sent:
+                raise self._final(translate(error)) from error
+            self._unreachable.add(where.origin)
+            self._fail(route, translate(error))
+            return None
+        finally:
+            self._leave(credential, entered, alive)
+        self.provider_request_id = request_id_of(response.headers)
+        if response.status < 400:
+            return response
+        await self._refused(response, outgoing)
+        return None
+
+    async def _refused(self, response: Response, outgoing: Outgoing) -> None:
+        """Raises unless the provider says that it did not serve the request, and another key or model may be asked:
+        not with a body that has gone out as it came."""
+        assert self.route is not None
+        failure = await self._refusal(response)
+        not_served = response.status in NEXT_KEY or failure.key_refused
+        if not not_served or isinstance(outgoing.body, Stream):
+            raise self._final(failure)
+        may_wait = failure.status == 429 and failure.retryable is not False
+        self._fail(self.route, failure, wait=failure.retry_after_ms if may_wait else None)
+
+    def _fail(self, route: Route, failure: ProxyError, *, wait: int | None = None) -> None:
+        """What the client is told if nobody after this one serves the request."""
+        self.route, self._failure = route, failure
+        if not isinstance(failure, BadRequest):
+            self._waits.append(wait)
+
+    def _pass_over(self, route: Route, failure: ProxyError) -> None:
+        """The same for a key or model that is not asked: it tells less than the failure of one that was."""
+        if not self.tried and not isinstance(self._failure, BreakerOpen):
+            self.route, self._failure = route, failure
+
+    def _final(self, failure: ProxyError) -> ProxyError:
         if self.made > 1 and failure.status >= 500:
             failure.retryable = False  # one owner of retries: this one has tried
-        raise failure
+        return failure
 
-    def _address(self, credential: Credential, outgoing: Outgoing) -> tuple[list[tuple[bytes, bytes]], Destination]:
+    def _worth_waiting(self) -> float:
+        """Seconds until it is everybody's time again, if all who were asked said when and that is soon; else 0."""
+        waits = [wait for wait in self._waits if wait is not None]
+        if not waits or len(waits) < len(self._waits):
+            return 0
+        wait = max(waits) / 1000
+        in_time = wait <= self._runtime.retry_after_wait and time.monotonic() + wait < self._deadline
+        return wait if in_time else 0
+
+    def _resting(self, route: Route, credential: Credential) -> BreakerOpen:
+        metrics.attempts[route.provider, "breaker_open"] += 1
+        wait = max(1000, int(1000 * self._runtime.breaker.wait(credential.api_key_id)))
+        return BreakerOpen(
+            f"{PROVIDERS[route.provider].title} has failed too often with the stored key; it is left alone for "
+            f"{-(-wait // 1000)}s.",
+            retry_after_ms=wait,
+        )
+
+    def _leave(self, credential: Credential, entered: State, alive: bool | None) -> None:
+        change = self._runtime.breaker.leave(credential.api_key_id, entered, alive=alive)
+        if change is not None:
+            provider = credential.context.provider
+            metrics.breaker[provider, change] += 1
+            logger.warning("the breaker of api key %s (%s) has %s", credential.api_key_id, provider, change)
+
+    def _headers(self, credential: Credential, outgoing: Outgoing) -> list[tuple[bytes, bytes]]:
         """Where a stored key is in the clear, and only until its header is written."""
-        provider = PROVIDERS[self._route.provider]
-        where = destination(credential.context.base_url or self._runtime.base_urls[self._route.provider])
         secret = unseal(credential.sealed, credential.context, self._runtime.keyring)
+        provider = PROVIDERS[credential.context.provider]
         said = {name for name, _ in outgoing.headers} if provider.version_headers else ()
         version = [pair for pair in provider.version_headers if pair[0] not in said]
-        return [*provider.credential_headers(secret), *version, *outgoing.headers], where
+        return [*provider.credential_headers(secret), *version, *outgoing.headers]
 
     async def _connected(self, where: Destination, headers: list[tuple[bytes, bytes]], outgoing: Outgoing) -> Response:
         """One request; a connection that was never made is tried again."""
-        provider = self._route.provider
+        assert self.route is not None
         for left in range(CONNECT_TRIES - 1, -1, -1):
             try:
                 return await self._runtime.pool.send(
@@ -116,33 +228,41 @@ class Attempts:
                     on_send=self._sending,
                 )
             except UpstreamError as error:
-                metrics.attempts[provider, type(error).__name__] += 1
-                if error.request_sent:
-                    raise translate(error) from error
-                if not left:
-                    raise translate(error) from error
+                metrics.attempts[self.route.provider, type(error).__name__] += 1
+                if error.request_sent or not left:
+                    raise
                 await asyncio.sleep(random.uniform(0.02, 0.2))  # noqa: S311  jitter, not a secret
         raise AssertionError("unreachable")
 
     def _sending(self) -> None:
         self.made += 1
+        self.may_be_billed = True
 
-    def _masked(self, body: bytes, credential: Credential) -> bytes:
+    def _masked(self, body: bytes) -> bytes:
         """A provider that repeats its key puts it into no answer and no row, whatever a key looks like."""
-        secret = unseal(credential.sealed, credential.context, self._runtime.keyring)
+        assert self.credential is not None
+        secret = unseal(self.credential.sealed, self.credential.context, self._runtime.keyring)
         return body.replace(secret.reveal().encode(), b"***")
 
-    async def _refusal(self, response: Response, credential: Credential) -> ProxyError:
+    async def _refusal(self, response: Response) -> ProxyError:
         """Reads a complete error answer and maps it."""
-        metrics.attempts[self._route.provider, f"status_{response.status // 100}xx"] += 1
-        body = self._masked(await read_error(response), credential)
-        failure = self._wire.error(response.status, body)
+        assert self.route is not None and self.credential is not None
+        metrics.attempts[self.route.provider, f"status_{response.status // 100}xx"] += 1
+        body = self._masked(await read_error(response))
+        self.may_be_billed = False
+        failure = self._wires[self.route.provider].error(response.status, body)
         if response.status == 401 or failure.key_refused:
-            self._runtime.journal.api_key_refused(credential.api_key_id, failure.message)
+            self._runtime.journal.api_key_refused(self.credential.api_key_id, failure.message)
         wait = retry_after_ms(response.headers)
         if wait is not None:
             failure.retry_after_ms = wait
         return failure
+
+
+def _key_missing(route: Route) -> ProviderKeyMissing:
+    return ProviderKeyMissing(
+        f"No usable API key for {PROVIDERS[route.provider].title} is stored. Add one at /api-keys.", param="model"
+    )
 
 
 def request_id_of(headers: Sequence[tuple[bytes, bytes]]) -> bytes:

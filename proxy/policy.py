@@ -23,6 +23,7 @@ from accounts.keys import PREFIX
 from accounts.models import ProxyKey
 from proxy.errors import Unavailable
 from proxy.limits import Limit
+from proxy.models import ModelAlias
 from vault.crypto import Context, Sealed
 from vault.models import ApiKey
 
@@ -64,6 +65,7 @@ class Policy:
     max_tokens: int | None
     limits: tuple[Limit, ...]
     credentials: dict[str, tuple[Credential, ...]]  # by provider, in the order they are tried
+    aliases: dict[str, tuple[str, ...]]  # names that stand for models, in the order they are tried
     epoch_keys: tuple[str, ...]
     row_epochs: tuple[int, int, int]  # of key, user and plan, as the database counts them
     loaded_at: float  # monotonic seconds
@@ -257,7 +259,7 @@ def read_row_epochs(proxy_key_ids: set[UUID]) -> dict[UUID, tuple[int, int, int]
 
 
 def read_policy(key_id: str) -> Policy | None:
-    """Reads the key, its user, their plan and their provider keys (two queries)."""
+    """Reads the key, its user, their plan, their provider keys and the aliases it sees (three queries)."""
     key = ProxyKey.objects.select_related("user__plan").filter(key_prefix=PREFIX + key_id).first()
     if key is None:
         return None
@@ -275,6 +277,7 @@ def read_policy(key_id: str) -> Policy | None:
         max_tokens=key.max_tokens,
         limits=_limits(key),
         credentials=_credentials(user.id),
+        aliases=ModelAlias.objects.seen_by(key),
         epoch_keys=(epoch.key_name(key.id), epoch.user_name(user.id), epoch.plan_name(plan.code)),
         row_epochs=(key.epoch, user.epoch, plan.epoch),
         loaded_at=time.monotonic(),

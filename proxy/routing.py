@@ -1,9 +1,11 @@
-"""Owns which provider serves a model name; pure, knows no Django.
+"""Owns which provider serves a model name, and which models a name stands for; pure, knows no Django.
 
 `provider/model` names the provider, a bare name is looked up by its family. Only the first `/` splits, and only
-behind a provider's name: ids such as `meta-llama/…` contain slashes themselves.
+behind a provider's name: ids such as `meta-llama/…` contain slashes themselves. An alias stands for a list of models,
+never for other aliases.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -75,3 +77,12 @@ def route(model: str) -> Route:
         param="model",
         code="model_not_found",
     )
+
+
+def resolve(names: Iterable[str], aliases: Mapping[str, Sequence[str]]) -> dict[Route, str]:
+    """Where these models are served, in order and each once, with the name that led there. NotFound as `route`."""
+    found: dict[Route, str] = {}
+    for asked in names:
+        for name in aliases.get(asked, (asked,)):
+            found.setdefault(route(name), name)
+    return found

@@ -17,6 +17,7 @@ from django.conf import settings
 from accounts.addresses import networks
 from accounts.keys import Peppers
 from proxy import metrics
+from proxy.breaker import Breaker
 from proxy.limits import Limiter
 from proxy.limits.guarded import GuardedLimiter
 from proxy.limits.memory import MemoryLimiter
@@ -81,6 +82,12 @@ class Runtime:
             tls=settings.AIPROXY_TLS_TIMEOUT,
             first_byte=settings.AIPROXY_FIRST_BYTE_TIMEOUT,
             idle=settings.AIPROXY_STREAM_IDLE_TIMEOUT,
+        )
+        self.retry_after_wait: float = settings.AIPROXY_RETRY_AFTER_WAIT
+        self.breaker = Breaker(
+            settings.AIPROXY_BREAKER_FAILURES,
+            window=settings.AIPROXY_BREAKER_WINDOW,
+            rest=settings.AIPROXY_BREAKER_REST,
         )
         self.journal = Journal(
             Path(settings.AIPROXY_DATA_DIR) / "journal", segment_bytes=settings.AIPROXY_JOURNAL_SEGMENT

@@ -21,6 +21,7 @@ MEDIA_TOKENS = 1000
 # Parts that hold media, in OpenAI's dialects and in Anthropic's.
 _MEDIA_TYPES = ("image_url", "input_audio", "file", "image", "document")
 MAX_MODEL_LENGTH = 200
+MOST_MODELS = 10
 # Forms pass through in pieces; these are OpenAI's own limits with something to spare (bytes).
 MAX_AUDIO = 26 << 20
 MAX_IMAGES = 50 << 20
@@ -48,8 +49,9 @@ class _StreamOptions(msgspec.Struct):
 
 
 class _Chat(msgspec.Struct):
-    model: str
     messages: msgspec.Raw
+    model: str | None = None
+    models: list[str] | msgspec.UnsetType | None = msgspec.UNSET  # OpenRouter's form of a fallback list
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     max_tokens: int | None = None
@@ -106,14 +108,15 @@ _moderation = msgspec.json.Decoder(_Moderation).decode
 def decode_chat(body: bytes) -> Call:
     """https://platform.openai.com/docs/api-reference/chat/create"""
     request = _read(_chat, body, _Chat)
-    _check_model(request.model)
+    model, fallbacks = _models(request.model, request.models)
     max_output = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
     copies = request.n if request.n is not None else 1
     if (max_output is not None and max_output < 0) or not 1 <= copies <= 128:
         raise BadRequest("The output limit must not be negative, and n be 1 to 128.", param="n")
     output = max_output if max_output is not None else DEFAULT_OUTPUT
     return Call(
-        model=request.model,
+        model=model,
+        fallbacks=fallbacks,
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
         max_output=max_output,
@@ -353,10 +356,32 @@ def _quoted(fields: tuple[str, ...]) -> tuple[bytes, ...]:
     return tuple(f'"{field}"'.encode() for field in fields)
 
 
-def _check_model(model: str) -> None:
+def _models(model: str | None, models: list[str] | msgspec.UnsetType | None) -> tuple[str, tuple[str, ...] | None]:
+    """The model, and those to be asked when it is not served; `model` comes before `models`."""
+    listed = models if isinstance(models, list) else []
+    if models == [] or len(listed) > MOST_MODELS:
+        raise BadRequest(f"models must hold 1 to {MOST_MODELS} names.", param="models", code="invalid_value")
+    for name in listed:
+        _check_model(name, "models")
+    if model is not None:
+        _check_model(model)
+        listed = [model, *listed]
+    elif not listed:
+        raise BadRequest("model is missing.", param="model", code="missing_required_parameter")
+    return listed[0], None if models is msgspec.UNSET else tuple(listed[1:])
+
+
+def with_one_model(body: bytes, model: str) -> bytes:
+    """The body as if it had asked for this model alone: `models` is ours, no provider knows it."""
+    fields: dict[str, msgspec.Raw] = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    del fields["models"]
+    return msgspec.json.encode(fields | {"model": msgspec.Raw(msgspec.json.encode(model))})
+
+
+def _check_model(model: str, param: str = "model") -> None:
     if not model or len(model) > MAX_MODEL_LENGTH or not model.isprintable():
         raise BadRequest(
-            f"model must be a name of 1 to {MAX_MODEL_LENGTH} printable characters.",
-            param="model",
+            f"{param} must be a name of 1 to {MAX_MODEL_LENGTH} printable characters.",
+            param=param,
             code="invalid_value",
         )

@@ -58,6 +58,7 @@ def test_its_python_is_python():
 
 def test_its_json_has_the_fields_that_are_answered():
     from accounts.serializers import ProxyKeySerializer, UserSerializer
+    from proxy.api import ModelAliasSerializer
     from usage.api import RequestRow
     from vault.api import ApiKeySerializer
 
@@ -65,6 +66,7 @@ def test_its_json_has_the_fields_that_are_answered():
         (UserSerializer, "GET /auth/me"),
         (ApiKeySerializer, "GET /api-keys/{id}"),
         (ProxyKeySerializer, "POST /proxy-api-keys/generate"),
+        (ModelAliasSerializer, "GET /model-aliases/{id}"),
         (RequestRow, "GET /usage/requests/{id}"),
     ]:
         answer = SECTIONS[call].split("```json")[1]

@@ -20,6 +20,7 @@ from accounts import tokens
 from accounts.ids import made_at, uuid7
 from accounts.models import ProxyKey, SignIn, User
 from aiproxy import pages
+from proxy.models import ModelAlias
 from usage.models import ProxyRequest, UsageHour
 from vault import store
 from vault.secret import Secret
@@ -71,6 +72,7 @@ def estate(owner):
     User.objects.filter(pk=owner.pk).update(name=MARK)
     api_key = store.add(owner.pk, "openai", f"{MARK} label", Secret("sk-" + "o" * 36 + LAST4))
     proxy_key = ProxyKey.objects.create(user=owner, name=f"{MARK} key", key_prefix="sk-proxy-0wners00", verifier=b"\1")
+    alias = ModelAlias.objects.create(user=owner, proxy_key=proxy_key, name=f"{MARK}-alias", targets=["gpt-4o"])
     ids = {"user_id": owner.pk, "proxy_key_id": proxy_key.pk, "provider": "openai", "model": f"{MARK} model"}
     id = uuid7()
     ended = {"endpoint": "/v1/embeddings", "outcome": "ok", "status_code": 200}
@@ -78,7 +80,7 @@ def estate(owner):
     hour = UsageHour.objects.create(hour=made_at(id).replace(minute=0, second=0, microsecond=0), requests=7, **ids)
     tokens.sign_in(owner)
     sign_in = SignIn.objects.get(user=owner)
-    return Estate(owner, [owner, api_key, proxy_key, request, hour, sign_in])
+    return Estate(owner, [owner, api_key, proxy_key, request, hour, sign_in, alias])
 
 
 def parameters(route, estate):

@@ -61,7 +61,7 @@ CHECKS = [
     (exchange, "address_of"),
     (exchange, "authenticate"),
     (exchange, "admit"),
-    (exchange, "route"),
+    (exchange, "candidates"),
     (MemoryLimiter, "admit"),
     (Journal, "room"),
     (Journal, "begin"),

@@ -122,11 +122,18 @@ LEAKS = [
     *("x-api-key: echoed", "authorization: Bearer echoed", "www-authenticate: Basic realm=x", "location: http://a/"),
     *("access-control-allow-origin: *", "access-control-allow-credentials: true", "content-disposition: attachment"),
     *("strict-transport-security: max-age=0", "clear-site-data: *", "content-security-policy: x", "link: <http://a>"),
-    *("x-ratelimit-limit-requests: 1", "x-aiproxy-error-source: provider", "x-should-retry: true", "age: 1"),
+    *(
+        "x-ratelimit-limit-requests: 1",
+        "x-aiproxy-error-source: provider",
+        "x-aiproxy-provider: echoed",
+        "x-should-retry: true",
+        "age: 1",
+    ),
     *("proxy-authenticate: Basic", "keep-alive: timeout=1", "upgrade: h2c", "openai-organization: victim", "etag: x"),
 ]
 PASSED = {"openai-version: 2020-10-01", "openai-processing-ms: 5"}
 TOLD = {"date", "content-type", "content-length", "transfer-encoding", "connection", "cache-control"}
+TOLD |= {"x-aiproxy-provider", "x-aiproxy-model", "x-aiproxy-attempts", "x-aiproxy-cost"}
 TOLD |= {"x-request-id", "x-provider-request-id", "x-accel-buffering", "openai-version", "openai-processing-ms"}
 
 
@@ -148,6 +155,7 @@ async def test_it_tells_the_client_only_what_is_listed(client, provider, streame
 SPLITTING = [b"a\rset-cookie: b=c", b"a\nset-cookie: b=c", b"a\0b", b"a\r\n set-cookie: b=c", b"a\x0bset-cookie: b=c"]
 
 
+@pytest.mark.data_plane(AIPROXY_BREAKER_FAILURES=0)
 async def test_it_lets_no_field_of_the_provider_start_another(client, provider):
     body = json.dumps(plain()).encode()
     length = b"content-length: %d\r\n" % len(body)

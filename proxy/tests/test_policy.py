@@ -136,6 +136,6 @@ async def test_it_labels_nothing_that_was_read_across_a_flush(key):
     policies.close()
 
 
-def test_it_takes_two_reads_a_policy(key, django_assert_num_queries):
-    with django_assert_num_queries(2):
+def test_it_takes_three_reads_a_policy(key, django_assert_num_queries):
+    with django_assert_num_queries(3):
         assert read_policy(key.key_id).loaded_at <= time.monotonic()

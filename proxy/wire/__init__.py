@@ -16,6 +16,7 @@ class Call(msgspec.Struct):
     """What we read of a client's request; the rest of its body is not ours to know."""
 
     model: str
+    fallbacks: tuple[str, ...] | None = None  # to be asked when it is not served; None: no list was sent
     stream: bool = False
     include_usage: bool = False  # the client asked for the usage event itself
     max_output: int | None = None

@@ -1,0 +1,30 @@
+"""Owns what staff see of the users' own names for models."""
+
+from typing import TYPE_CHECKING
+
+from django.contrib import admin
+from django.http import HttpRequest
+
+from accounts.admin import TellsStaff
+from proxy.models import ModelAlias
+
+if TYPE_CHECKING:
+    AliasModelAdmin = admin.ModelAdmin[ModelAlias]
+else:
+    AliasModelAdmin = admin.ModelAdmin
+
+
+@admin.register(ModelAlias)
+class ModelAliasAdmin(TellsStaff, AliasModelAdmin):
+    list_display = ["name", "targets", "user", "proxy_key", "created_at"]
+    list_select_related = ["user", "proxy_key"]
+    search_fields = ["name", "user__email", "id"]
+    date_hierarchy = "created_at"
+    show_full_result_count = False
+    autocomplete_fields = ["user", "proxy_key"]
+    fields = ["id", "user", "proxy_key", "name", "targets", "created_at"]
+    readonly_fields = ["id", "created_at"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: ModelAlias | None = None) -> list[str]:
+        # of another user, or for another key, it is another alias
+        return [*self.readonly_fields, "user", "proxy_key"] if obj else self.readonly_fields

@@ -1,0 +1,41 @@
+"""Owns which models may serve a request, in order, and whether the proxy key may ask for them.
+
+A list is judged as a whole before anything is sent: a mistake in it must not wait for the day of the failover.
+"""
+
+from proxy.errors import BadRequest, Forbidden, NotFound
+from proxy.policy import Policy
+from proxy.routing import Route, resolve
+from proxy.views import Endpoint
+from proxy.wire import Call
+
+# What a request without a model (GET /v1/models) is asked of.
+NO_MODEL = (Route("openai", ""),)
+
+
+def candidates(policy: Policy, call: Call, endpoint: Endpoint) -> tuple[Route, ...]:
+    """Where the request may be served, the first choice first; that alone where we can answer ourselves.
+
+    NotFound for a model that nobody serves there, Forbidden for one that the key may not use, BadRequest beyond its
+    cap.
+    """
+    if not call.model:
+        return NO_MODEL
+    found = resolve((call.model, *(call.fallbacks or ())), policy.aliases)
+    for route, name in found.items():
+        # The model that is asked, never the alias alone: an alias is no way around what the key may use.
+        if not (policy.allows(name) or policy.allows(route.model)):
+            raise Forbidden(f"This proxy key may not use the model {name!r}.", param="model", code="model_not_allowed")
+        if route.provider not in endpoint.wires and endpoint.local is None:
+            raise NotFound(
+                f"{name!r} is served by {route.provider}, which has no {endpoint.name}.",
+                param="model",
+                code="model_not_found",
+            )
+    if policy.max_tokens is not None and call.max_output is not None and call.max_output > policy.max_tokens:
+        raise BadRequest(
+            f"This proxy key may ask for {policy.max_tokens} output tokens at the most.",
+            param="max_tokens",
+            code="max_tokens_exceeded",
+        )
+    return tuple(found) if endpoint.local is None else tuple(found)[:1]

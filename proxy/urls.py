@@ -1,0 +1,10 @@
+"""The control plane's addresses for what only the data plane uses. The data plane's own (`/v1`) are in views.py."""
+
+from django.urls import path
+
+from proxy.api import ModelAliasDetail, ModelAliasList
+
+urlpatterns = [
+    path("model-aliases", ModelAliasList.as_view(), name="model-aliases"),
+    path("model-aliases/<uuid:pk>", ModelAliasDetail.as_view(), name="model-alias"),
+]
