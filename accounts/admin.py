@@ -17,6 +17,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from accounts import keys
+from accounts.backoffice import BackOffice, confirmed
 from accounts.epoch import EpochNotPublished
 from accounts.hashers import HashingBusy
 from accounts.models import Plan, ProxyKey, SignIn, User
@@ -26,44 +27,15 @@ if TYPE_CHECKING:
     KeyModelAdmin = admin.ModelAdmin[ProxyKey]
     SignInModelAdmin = admin.ModelAdmin[SignIn]
     UserModelAdmin = DjangoUserAdmin[Any]  # the stubs ask for an AbstractUser; Django does not
-    Mixin = admin.ModelAdmin[Any]
     UserModelForm = forms.ModelForm[User]
 else:
     PlanModelAdmin = KeyModelAdmin = SignInModelAdmin = admin.ModelAdmin
     UserModelAdmin = DjangoUserAdmin
-    Mixin = object
     UserModelForm = forms.ModelForm
 
 
-class TellsStaff(Mixin):
-    """A change that was saved but not published, or refused for load, is a message on the page, not an error page."""
-
-    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        try:
-            return super().changeform_view(request, *args, **kwargs)
-        except (EpochNotPublished, HashingBusy) as error:
-            return self._explain(request, error)
-
-    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        try:
-            return super().changelist_view(request, *args, **kwargs)
-        except EpochNotPublished as error:
-            return self._explain(request, error)
-
-    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        try:
-            return super().delete_view(request, *args, **kwargs)
-        except EpochNotPublished as error:
-            return self._explain(request, error)
-
-    def _explain(self, request: HttpRequest, error: Exception) -> HttpResponse:
-        text = str(error) or "Too many passwords and keys are being checked. Nothing was saved: try again."
-        self.message_user(request, text, messages.ERROR)
-        return HttpResponseRedirect(request.get_full_path())
-
-
 @admin.register(Plan)
-class PlanAdmin(TellsStaff, PlanModelAdmin):
+class PlanAdmin(BackOffice, PlanModelAdmin):
     list_display = ["code", "name", "rpm", "tpm", "max_parallel", "max_api_keys", "max_proxy_keys"]
     search_fields = ["code", "name"]
     show_full_result_count = False
@@ -101,8 +73,12 @@ class UserForm(UserModelForm):
         return User.objects.normalize_email(self.cleaned_data["email"])
 
 
+class PlanForm(forms.Form):
+    plan = forms.ModelChoiceField(Plan.objects.all(), empty_label=None)
+
+
 @admin.register(User)
-class UserAdmin(TellsStaff, UserModelAdmin):
+class UserAdmin(BackOffice, UserModelAdmin):
     add_form = NewUserForm
     form = UserForm
     list_display = ["email", "name", "plan", "is_active", "is_staff", "email_verified", "created_at", "last_login"]
@@ -112,7 +88,7 @@ class UserAdmin(TellsStaff, UserModelAdmin):
     ordering = ["-created_at"]
     date_hierarchy = "created_at"
     show_full_result_count = False
-    actions = ["disable", "enable"]
+    actions = ["change_plan", "revoke_keys", "disable", "enable"]
     readonly_fields = ["id", "created_at", "last_login", "password_form"]
     filter_horizontal = ["groups", "user_permissions"]
     fieldsets = [
@@ -146,9 +122,34 @@ class UserAdmin(TellsStaff, UserModelAdmin):
         try:
             return super().user_change_password(request, id, form_url)
         except (EpochNotPublished, HashingBusy) as error:
-            return self._explain(request, error)
+            return self.explain(request, error)
 
-    @admin.action(description="Disable: refuse their tokens and proxy keys at once", permissions=["change"])
+    @admin.action(description="Change plan", permissions=["change"])
+    @confirmed("Their limits change with their next request.", button="Change plan", form=PlanForm)
+    def change_plan(self, request: HttpRequest, queryset: QuerySet[User], entered: dict[str, Any]) -> None:
+        plan: Plan = entered["plan"]
+        for user in self._changeable(request, queryset):
+            user.change_plan(plan)
+            self.log_change(request, user, f"Plan changed to {plan.code}.")
+
+    @admin.action(description="Revoke all proxy keys", permissions=["change"])
+    @confirmed(
+        "The next request with any of their proxy keys is refused, for good. They can sign in and make new ones.",
+        button="Revoke all proxy keys",
+    )
+    def revoke_keys(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        count = 0
+        for user in self._changeable(request, queryset):
+            count += user.revoke_proxy_keys()
+            self.log_change(request, user, "All proxy keys revoked.")
+        self.message_user(request, f"{count} proxy keys revoked.", messages.SUCCESS)
+
+    @admin.action(description="Disable", permissions=["change"])
+    @confirmed(
+        "Every token and proxy key of theirs is refused at once, and they cannot sign in. Enabling them again brings"
+        " their proxy keys back.",
+        button="Disable",
+    )
     def disable(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
         for user in self._changeable(request, queryset):
             user.disable()
@@ -186,7 +187,7 @@ class StatusFilter(admin.SimpleListFilter):
 
 
 @admin.register(ProxyKey)
-class ProxyKeyAdmin(TellsStaff, KeyModelAdmin):
+class ProxyKeyAdmin(BackOffice, KeyModelAdmin):
     list_display = ["key_prefix", "name", "user", "status", "created_at", "last_used_at", "expires_at"]
     list_filter = [StatusFilter]
     list_select_related = ["user"]
@@ -240,7 +241,8 @@ class ProxyKeyAdmin(TellsStaff, KeyModelAdmin):
         }
         return TemplateResponse(request, "accounts/proxy_key_made.html", context, headers={"Cache-Control": "no-store"})
 
-    @admin.action(description="Revoke, for good", permissions=["change"])
+    @admin.action(description="Revoke", permissions=["change"])
+    @confirmed("The next request with such a key is refused, for good: nothing brings it back.", button="Revoke")
     def revoke(self, request: HttpRequest, queryset: QuerySet[ProxyKey]) -> None:
         for row in queryset.filter(revoked_at=None):
             self.log_change(request, row, "Revoked.")
@@ -249,7 +251,7 @@ class ProxyKeyAdmin(TellsStaff, KeyModelAdmin):
 
 
 @admin.register(SignIn)
-class SignInAdmin(SignInModelAdmin):
+class SignInAdmin(BackOffice, SignInModelAdmin):
     """Where somebody is signed in; ending one ends its tokens."""
 
     list_display = ["user", "created_at", "expires_at", "ended_at"]
@@ -264,7 +266,8 @@ class SignInAdmin(SignInModelAdmin):
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
-    @admin.action(description="End: refuse their tokens at once", permissions=["change"])
+    @admin.action(description="End", permissions=["change"])
+    @confirmed("The tokens of these sign-ins are refused at once.", button="End")
     def end(self, request: HttpRequest, queryset: QuerySet[SignIn]) -> None:
         count = queryset.filter(ended_at=None).update(ended_at=timezone.now())
         self.message_user(request, f"{count} ended.", messages.SUCCESS)

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic, time
 
@@ -131,12 +132,30 @@ def _ask_journal() -> str:
     return "full" if disk.free_bytes(directory) < 2 * settings.AIPROXY_JOURNAL_SEGMENT else "ok"
 
 
-def _ask_shipper() -> str:
-    """Sealed segments wait for it; one may stay as long as an exchange that began in it."""
-    oldest = 0.0
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What of this machine's journal is not in the database yet: sealed segments, and records laid aside for good."""
+
+    segments: int
+    size: int  # bytes
+    oldest: float  # seconds
+    laid_aside: int
+
+
+def backlog() -> Backlog:
+    sizes, oldest = [], 0.0
     for segment in journal_directory().glob("*.sealed"):
         with contextlib.suppress(FileNotFoundError):  # shipped meanwhile
-            oldest = max(oldest, time() - segment.stat().st_mtime)
+            found = segment.stat()
+            sizes.append(found.st_size)
+            oldest = max(oldest, time() - found.st_mtime)
+    laid_aside = sum(1 for _ in journal_directory().glob("dead/*.sealed"))
+    return Backlog(len(sizes), sum(sizes), oldest, laid_aside)
+
+
+def _ask_shipper() -> str:
+    """Sealed segments wait for it; one may stay as long as an exchange that began in it."""
+    oldest = backlog().oldest
     if oldest > SHIPPER_STUCK + settings.AIPROXY_TOTAL_TIMEOUT:
         return "stuck"
     absent = disk.is_locked(journal_directory() / "shipper.lock") is False
@@ -178,9 +197,15 @@ def health(request: HttpRequest) -> HttpResponse:
     return JsonResponse({"status": "healthy" if healthy else "unhealthy", **shown}, status=200 if healthy else 503)
 
 
-@require_safe
-def readyz(request: HttpRequest) -> HttpResponse:
-    """200 `ready` or `degraded`, or 503 `unready`; `degraded` lists what is not well, as `name: state`."""
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """`ready`, `degraded` or `unready`; `degraded` lists what is not well, as `name: state`."""
+
+    status: str
+    degraded: list[str]
+
+
+def readiness() -> Readiness:
     states = _states(PROBES)
     if states["db"] not in _WELL:
         states |= {name: "unknown" for name in ("migrations", "vault") if states[name] not in _WELL}
@@ -188,5 +213,11 @@ def readyz(request: HttpRequest) -> HttpResponse:
         states["process"] = "draining"
     degraded = [f"{name}: {state}" for name, state in states.items() if state not in _WELL]
     blocked = draining or any(states[name] in fatal for name, fatal in _ESSENTIAL.items())
-    status = "unready" if blocked else "degraded" if degraded else "ready"
-    return JsonResponse({"status": status, "degraded": degraded}, status=503 if blocked else 200)
+    return Readiness("unready" if blocked else "degraded" if degraded else "ready", degraded)
+
+
+@require_safe
+def readyz(request: HttpRequest) -> HttpResponse:
+    """200 unless nobody could be served."""
+    answer = readiness()
+    return JsonResponse(asdict(answer), status=503 if answer.status == "unready" else 200)

@@ -3,16 +3,28 @@
 import datetime as dt
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, StreamingHttpResponse
+from django.urls import URLPattern, path, reverse
 from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 
-from usage.models import ProxyRequest, UsageHour, first_id
-from vault.models import Provider
+from accounts.ids import made_at
+from accounts.keys import PREFIX
+from accounts.models import ProxyKey, User
+from audit.models import Action
+from audit.trail import record
+from usage import export, log_pages, periods
+from usage.models import Outcome, ProxyRequest, ProxyRequestQuerySet, UsageHour
+from vault.models import ApiKey
 
 if TYPE_CHECKING:
     ModelAdminBase = admin.ModelAdmin[Any]
@@ -20,6 +32,11 @@ if TYPE_CHECKING:
 else:
     ModelAdminBase = admin.ModelAdmin
     PaginatorBase = Paginator
+
+EXPORT = "usage.export_proxyrequest"
+_PREFIX_LENGTH = len(PREFIX) + 8
+# How an outcome looks: see .tag in the style sheet.
+_LOOKS = {Outcome.OK: "good", Outcome.CLIENT_GONE: "calm", Outcome.REFUSED: "warn", Outcome.DRAINED: "warn"}
 
 
 class BoundedPaginator(PaginatorBase):
@@ -43,6 +60,14 @@ class ReadOnly(ModelAdminBase):
     list_per_page = 50
     list_max_show_all = 200
     actions = None
+    filters: dict[str, type[admin.ListFilter]]
+
+    def get_list_filter(self, request: HttpRequest) -> list[Any]:
+        return list(self.filters.values())
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:  # type: ignore[override]
+        """By the filters alone: any other look-up would read the table."""
+        return lookup in self.filters
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -53,110 +78,250 @@ class ReadOnly(ModelAdminBase):
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
 
-
-class PeriodFilter(admin.SimpleListFilter):
-    """The last day unless more is asked for: a list without a bound would look into every month."""
-
-    title = "time"
-    parameter_name = "last"
-    _days = {"7": 7, "30": 30, "all": None}
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("7", "Last 7 days"), ("30", "Last 30 days"), ("all", "All")]
-
-    def choices(self, changelist: Any) -> Any:
-        first, *others = super().choices(changelist)
-        yield {**first, "display": "Last 24 hours"}
-        yield from others
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        days = self._days.get(self.value() or "", 1)
-        return queryset if days is None else self.since(queryset, timezone.now() - dt.timedelta(days=days))
-
-    def since(self, queryset: QuerySet[Any], moment: dt.datetime) -> QuerySet[Any]:
-        # Ids are in order of time, and are what the list is sorted by.
-        return queryset.filter(created_at__gte=moment, id__gte=first_id(moment))
+    @admin.display(description="User")
+    def who(self, row: ProxyRequest | UsageHour) -> SafeString:
+        if not row.email:
+            return format_html('<span class="quiet" title="This user is gone">{}</span>', row.user_id)
+        url = reverse("admin:accounts_user_change", args=[row.user_id])
+        return format_html('<a href="{}">{}</a>', url, row.email)
 
 
-class HoursFilter(PeriodFilter):
-    def since(self, queryset: QuerySet[Any], moment: dt.datetime) -> QuerySet[Any]:
-        return queryset.filter(hour__gte=moment)
-
-
-class ProviderFilter(admin.SimpleListFilter):
-    """Fixed choices: finding them in the log would read all of it."""
-
-    title = "provider"
-    parameter_name = "provider"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(value, str(label)) for value, label in Provider.choices]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        return queryset.filter(provider=self.value()) if self.value() else queryset
+def _filters(*filters: Any) -> dict[str, type[admin.ListFilter]]:
+    return {filter.parameter_name: filter for filter in filters}
 
 
 @admin.register(ProxyRequest)
 class ProxyRequestAdmin(ReadOnly):
-    list_display = [
-        "created_at",
-        "outcome",
-        "status_code",
-        "user_id",
-        "provider",
-        "model",
-        "tokens_input",
-        "tokens_output",
-        "cost",
-        "latency_ms",
-        "ttft_ms",
-    ]
-    list_filter = [PeriodFilter, "outcome", ProviderFilter, "streamed"]
-    # By id, which is by time: its index is the primary key's.
+    list_display = ["time", "result", "who", "what", "tokens", "dollars", "latency", "trouble"]
+    filters = _filters(
+        log_pages.PeriodFilter,
+        log_pages.OutcomeFilter,
+        log_pages.ProviderFilter,
+        log_pages.ModelFilter,
+        log_pages.UserFilter,
+        log_pages.ProxyKeyFilter,
+        log_pages.ApiKeyFilter,
+        log_pages.SlowerFilter,
+    )
+    # By id, which is by time: its index is the primary key's. No other order has one.
     ordering = ["-id"]
+    sortable_by = ()
     search_fields = ["id"]
-    search_help_text = "The whole id of a request (as in x-request-id), of a user, or of a proxy key."
+    search_help_text = (
+        "A whole request id (x-request-id) or the provider's own, a user's e-mail or id, a proxy key's id or first"
+        f" {_PREFIX_LENGTH} characters."
+    )
     fieldsets = [
-        (None, {"fields": ["id", "created_at", "outcome", "status_code", "error_message"]}),
-        ("Who", {"fields": ["user_id", "proxy_key_id", "api_key_id"]}),
+        (None, {"fields": ["id", "created_at", "result", "status_code", "error_message"]}),
+        ("Who", {"fields": ["who", "proxy_key", "provider_key"]}),
         ("What", {"fields": ["endpoint", "model", "provider", "streamed", "provider_request_id"]}),
         (
             "Tokens",
             {
                 "fields": [
-                    "tokens_input",
-                    "tokens_output",
-                    "tokens_total",
-                    "tokens_cached",
-                    "tokens_reasoning",
-                    "usage_source",
+                    ("tokens_input", "tokens_cached"),
+                    ("tokens_output", "tokens_reasoning"),
+                    ("tokens_total", "usage_source"),
                     "cost",
                 ]
             },
         ),
-        ("Time", {"fields": ["latency_ms", "ttft_ms", "overhead_ms", "writer"]}),
+        ("Time", {"fields": [("latency_ms", "ttft_ms", "overhead_ms"), "writer"]}),
     ]
+    readonly_fields = ["result", "who", "proxy_key", "provider_key"]
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[log_pages.LogPages]:
+        return log_pages.LogPages
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> ProxyRequest | None:
+        try:
+            row = ProxyRequest.objects.recorded(UUID(object_id)).first()
+        except ValueError:
+            return None
+        if row is not None:
+            log_pages.name_people([row])
+        return row
+
+    # --- Columns ------------------------------------------------------------------------------------
+
+    @admin.display(description="Time (UTC)")
+    def time(self, row: ProxyRequest) -> SafeString:
+        return format_html(
+            '<time datetime="{}">{}</time>', row.created_at.isoformat(), f"{row.created_at:%d %b %H:%M:%S}"
+        )
+
+    @admin.display(description="Outcome")
+    def result(self, row: ProxyRequest) -> SafeString:
+        look = _LOOKS.get(Outcome(row.outcome), "bad") if row.outcome in Outcome.values else "bad"
+        label = row.get_outcome_display()
+        return format_html(
+            '<span class="tag tag-{}" title="{}">{} {}</span>', look, label, row.status_code, row.outcome
+        )
+
+    @admin.display(description="Model")
+    def what(self, row: ProxyRequest) -> SafeString:
+        return format_html('{} <span class="quiet">{}{}</span>', row.model, row.provider, " stream" * row.streamed)
+
+    @admin.display(description="Tokens in → out")
+    def tokens(self, row: ProxyRequest) -> str:
+        return f"{row.tokens_input:,} → {row.tokens_output:,}"
+
+    @admin.display(description="Cost", empty_value="")
+    def dollars(self, row: ProxyRequest) -> str:
+        return "" if row.cost is None else f"${row.cost:.4f}"
+
+    @admin.display(description="Latency")
+    def latency(self, row: ProxyRequest) -> SafeString:
+        first = "" if row.ttft_ms is None else f"first byte {row.ttft_ms:,} ms"
+        return format_html('<span title="{}">{}</span>', first, f"{row.latency_ms:,} ms")
+
+    @admin.display(description="Error", empty_value="")
+    def trouble(self, row: ProxyRequest) -> SafeString | str:
+        if not row.error_message:
+            return ""
+        start = row.error_message[:32]
+        return format_html("<details><summary>{}</summary>{}</details>", f"{start}…", row.error_message)
+
+    # --- Fields of one row --------------------------------------------------------------------------
+
+    @admin.display(description="Proxy key")
+    def proxy_key(self, row: ProxyRequest) -> SafeString:
+        return _key_link(ProxyKey, row.proxy_key_id)
+
+    @admin.display(description="Provider key")
+    def provider_key(self, row: ProxyRequest) -> SafeString | str:
+        return "-" if row.api_key_id is None else _key_link(ApiKey, row.api_key_id)
+
+    # --- Search ---------------------------------------------------------------------------------------
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[ProxyRequest], search_term: str
     ) -> tuple[QuerySet[ProxyRequest], bool]:
-        if not search_term:
-            return queryset, False
+        term = search_term.strip()
+        assert isinstance(queryset, ProxyRequestQuerySet)
+        return (self._find(queryset, term) if term else queryset), False
+
+    def _find(self, rows: ProxyRequestQuerySet, term: str) -> ProxyRequestQuerySet:
+        """One index at a time: asked with OR, the database would read the table. A request's own id is found
+        whenever it was; what is somebody's, within the filters."""
+        if "@" in term:
+            user = User.objects.filter(email=User.objects.normalize_email(term)).first()
+            return rows.of_user(user.pk) if user else rows.none()
+        if term.startswith(PREFIX):
+            key = ProxyKey.objects.filter(key_prefix=term[:_PREFIX_LENGTH]).first()
+            return rows.of_user(key.user_id).filter(proxy_key_id=key.pk) if key else rows.none()
         try:
-            id = UUID(search_term.strip())
+            id = UUID(term)
         except ValueError:
-            self.message_user(request, "Search for a whole id.", "warning")
-            return queryset.none(), False
-        # One index at a time: asked with OR, the database would read the table.
+            return ProxyRequest.objects.filter(provider_request_id=term).order_by("-id")
         exact = ProxyRequest.objects.recorded(id)
         if exact.exists():
-            return exact, False
-        owned = queryset.filter(user_id=id)
-        return (owned if owned.exists() else queryset.filter(proxy_key_id=id)), False
+            return exact
+        key = ProxyKey.objects.filter(pk=id).first()
+        return rows.of_user(key.user_id).filter(proxy_key_id=id) if key else rows.of_user(id)
+
+    # --- Pages ----------------------------------------------------------------------------------------
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """With the calendar above the list: the parts of the period, and what it is a part of."""
+        context = {
+            "calendar": _calendar(request.GET.get("when", "")),
+            "exports": {name: self._export_url(name, request) for name in export.FORMATS}
+            if self.has_export_permission(request)
+            else {},
+        }
+        return super().changelist_view(request, {**context, **(extra_context or {})})
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.export_view)
+        return [path("export/<str:format>", view, name="usage_proxyrequest_export"), *super().get_urls()]
+
+    def has_export_permission(self, request: HttpRequest) -> bool:
+        return self.has_view_permission(request) and request.user.has_perm(EXPORT)
+
+    def _export_url(self, format: str, request: HttpRequest) -> str:
+        query = request.GET.copy()
+        for name in (log_pages.BEFORE, log_pages.AFTER):
+            query.pop(name, None)
+        return f"{reverse('admin:usage_proxyrequest_export', args=[format])}?{query.urlencode()}"
+
+    def export_view(self, request: HttpRequest, format: str) -> StreamingHttpResponse | HttpResponse:
+        """The rows that the list shows with the same query string, all pages of them."""
+        if not self.has_export_permission(request):
+            raise PermissionDenied
+        if format not in export.FORMATS:
+            raise Http404
+        content_type, pieces = export.FORMATS[format]
+        try:
+            rows = self.get_changelist_instance(request).queryset
+        except IncorrectLookupParameters:
+            return HttpResponseRedirect(reverse("admin:usage_proxyrequest_changelist") + "?e=1")
+        record(Action.EXPORT, name="requests", note=f"{format}, {request.GET.urlencode() or 'no filter'}")
+        name = f"requests-{timezone.now():%Y%m%d-%H%M%S}.{format}"
+        headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
+        return StreamingHttpResponse(export.Stream(pieces(rows)), content_type=content_type, headers=headers)
+
+
+def _key_link(model: type[ProxyKey | ApiKey], id: UUID) -> SafeString:
+    key = model._default_manager.filter(pk=id).first()
+    if key is None:
+        return format_html('<span class="quiet">{} (gone)</span>', id)
+    url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_change", args=[id])
+    return format_html('<a href="{}">{}</a>', url, key)
+
+
+def _calendar(when: str) -> dict[str, Any] | None:
+    """What the period is a part of and divides into, as (word, label); without one of the calendar: its months."""
+    now = timezone.now()
+    try:
+        period = periods.parse(when, now)
+    except (ValueError, OverflowError):
+        period = periods.Period(None, None)
+    if not period.unit:
+        first = ProxyRequest.objects.order_by("id").values_list("id", flat=True).first()
+        start = made_at(first) if first else now
+        months: list[tuple[str, str]] = []
+        month = dt.datetime(start.year, start.month, 1, tzinfo=dt.UTC)
+        while month <= now and len(months) < 120:
+            months.append((periods.name(month, "month"), f"{month:%b %Y}"))
+            month = periods.following(month, "month")
+        return {"above": [], "parts": months[-13:]}
+    assert period.since is not None
+    units = ["year", "month", "day", "hour"]
+    labels = {"year": "%Y", "month": "%b", "day": "%d", "hour": "%H:00"}
+    above = units[: units.index(period.unit) + 1]
+    below = units[len(above)] if len(above) < len(units) else ""
+    return {
+        "above": [(periods.name(period.since, unit), f"{period.since:{labels[unit]}}") for unit in above],
+        "parts": [
+            (periods.name(part, below), f"{part:{labels[below]}}") for part in periods.parts(period) if part <= now
+        ],
+    }
 
 
 @admin.register(UsageHour)
 class UsageHourAdmin(ReadOnly):
-    list_display = ["hour", "user_id", "provider", "model", "requests", "errors", "tokens_total", "cost", "unpriced"]
-    list_filter = [HoursFilter, ProviderFilter]
+    list_display = ["start", "who", "provider", "model", "log", "errors", "tokens_total", "cost", "unpriced"]
+    filters = _filters(log_pages.HoursFilter, log_pages.ProviderFilter, log_pages.ModelFilter, log_pages.UserFilter)
     ordering = ["-hour", "-id"]
+    sortable_by = ()
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[log_pages.HourPages]:
+        return log_pages.HourPages
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> UsageHour | None:
+        row: UsageHour | None = super().get_object(request, object_id, from_field)
+        if row is not None:
+            log_pages.name_people([row])
+        return row
+
+    @admin.display(description="Hour (UTC)")
+    def start(self, row: UsageHour) -> str:
+        return f"{row.hour:%d %b %H:00}"
+
+    @admin.display(description="Requests")
+    def log(self, row: UsageHour) -> SafeString:
+        """The rows behind the number."""
+        query = {"when": periods.name(row.hour, "hour"), "user": row.user_id, "model": row.model}
+        url = f"{reverse('admin:usage_proxyrequest_changelist')}?{urlencode(query)}"
+        return format_html('<a href="{}">{}</a>', url, f"{row.requests:,}")

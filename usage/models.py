@@ -28,6 +28,10 @@ class Outcome(models.TextChoices):
     ERROR = "error", "failed inside the proxy"
 
 
+# All else counts as an error in sums and rates.
+NOT_ERRORS = (Outcome.OK, Outcome.CLIENT_GONE)
+
+
 class UsageSource(models.TextChoices):
     PROVIDER = "provider", "as the provider says"
     ESTIMATED = "estimated", "our estimate"
@@ -52,6 +56,10 @@ class ProxyRequestQuerySet(models.QuerySet["ProxyRequest"]):
     def between(self, since: dt.datetime, until: dt.datetime) -> "ProxyRequestQuerySet":
         """Arrived at `since` or later, and before `until`."""
         return self.filter(created_at__gte=since, created_at__lt=until)
+
+    def of_user(self, user_id: UUID) -> "ProxyRequestQuerySet":
+        """Newest first, in the order of their index."""
+        return self.filter(user_id=user_id).order_by("-created_at", "-id")
 
     def before(self, day: dt.date) -> "ProxyRequestQuerySet":
         """Arrived before this day (UTC) began; found by the primary key alone."""
@@ -100,6 +108,8 @@ class ProxyRequest(models.Model):
 
     objects: ClassVar[ProxyRequestQuerySet] = ProxyRequestQuerySet.as_manager()  # type: ignore[assignment]
 
+    email: str  # of its user; set by who lists rows for staff
+
     class Meta:
         db_table = "proxy_requests"
         verbose_name = "request"
@@ -107,7 +117,16 @@ class ProxyRequest(models.Model):
         indexes = [
             # serves: the owner's list and its keyset pages
             models.Index(fields=["user_id", "-created_at"], name="idx_requests_user_date"),
+            # serves: the staff's search by it; a hash index on PostgreSQL, half as large
+            models.Index(
+                fields=["provider_request_id"],
+                condition=~models.Q(provider_request_id=""),
+                name="proxy_requests_provider_id",
+            ),
+            # serves: the staff's list of one outcome, however rare it is
+            models.Index(fields=["outcome", "-id"], condition=~models.Q(outcome="ok"), name="proxy_requests_not_ok"),
         ]
+        permissions = [("export_proxyrequest", "Can export requests")]
 
     def __str__(self) -> str:
         return str(self.id)
@@ -151,6 +170,8 @@ class UsageHour(models.Model):
     latency_60000 = _count("At most a minute.")
     latency_120000 = _count("At most two minutes.")
     latency_more = _count("More than two minutes.")
+
+    email: str  # as in ProxyRequest
 
     class Meta:
         db_table = "usage_hours"

@@ -4,16 +4,17 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db.models import F, QuerySet, Sum
+from django.db.models.expressions import Combinable
 from django.db.models.functions import TruncDay
 
 from usage.models import UsageHour
 from usage.rollup import BUCKETS, BUCKETS_MS, SUMS
 
-GROUPS = {
+GROUPS: dict[str, Combinable] = {
     "model": F("model"),
     "provider": F("provider"),
     "key": F("proxy_key_id"),
@@ -86,3 +87,43 @@ def percentile(buckets: list[int], share: float) -> int | None:
             return round(low + (high - low) * (rank - below) / count)
         below += count
     return BUCKETS_MS[-1]
+
+
+class Point(NamedTuple):
+    """What one model did in one hour or day."""
+
+    time: dt.datetime
+    provider: str
+    model: str
+    requests: int
+    errors: int
+    tokens_total: int
+    cost: Decimal
+
+
+def series(since: dt.datetime, until: dt.datetime, step: str) -> list[Point]:
+    """All users' traffic by `hour` or `day`, provider and model; times in which there was nothing are left out."""
+    hours = UsageHour.objects.filter(hour__gte=since, hour__lt=until).order_by()
+    sums = {f"sum_{name}": Sum(name) for name in Point._fields[3:]}
+    return [Point(*row) for row in hours.values_list(GROUPS[step], "provider", "model").annotate(**sums)]
+
+
+class Spender(NamedTuple):
+    user_id: UUID
+    requests: int
+    errors: int
+    tokens_total: int
+    cost: Decimal
+
+
+def top_users(since: dt.datetime, until: dt.datetime, *, most: int = 8) -> list[Spender]:
+    """Who costs most; at equal or unknown prices, who asks most."""
+    hours = UsageHour.objects.filter(hour__gte=since, hour__lt=until).order_by()
+    sums = {f"sum_{name}": Sum(name) for name in Spender._fields[1:]}
+    rows = hours.values_list("user_id").annotate(**sums).order_by("-sum_cost", "-sum_requests")
+    return [Spender(*row) for row in rows[:most]]
+
+
+def active_users(since: dt.datetime, until: dt.datetime) -> int:
+    hours = UsageHour.objects.filter(hour__gte=since, hour__lt=until).order_by()
+    return hours.values("user_id").distinct().count()

@@ -11,15 +11,13 @@ from django.db import connection
 from django.db.models import F
 
 from accounts.ids import made_at
-from usage.models import Outcome, UsageHour, UsageSource
+from usage.models import NOT_ERRORS, Outcome, UsageHour, UsageSource
 
 # Upper bounds of the latency buckets, milliseconds; the last bucket takes the rest.
 BUCKETS_MS = (100, 250, 500, 1_000, 2_000, 4_000, 8_000, 15_000, 30_000, 60_000, 120_000)
 BUCKETS = (*(f"latency_{bound}" for bound in BUCKETS_MS), "latency_more")
 TOKENS = ("tokens_input", "tokens_output", "tokens_total", "tokens_cached", "tokens_reasoning")
 SUMS = ("requests", "errors", *TOKENS, "cost", "unpriced", "latency_ms_sum", *BUCKETS)
-
-_NOT_ERRORS = (Outcome.OK.value, Outcome.CLIENT_GONE.value)
 
 
 class Key(NamedTuple):
@@ -64,7 +62,7 @@ def fold(rows: Iterable[Recorded]) -> dict[Key, Sums]:
     for row in rows:
         sums = hours.setdefault(key_of(row), dict.fromkeys(SUMS, 0))
         sums["requests"] += 1
-        sums["errors"] += row.outcome not in _NOT_ERRORS
+        sums["errors"] += row.outcome not in NOT_ERRORS
         for name in TOKENS:
             sums[name] += getattr(row, name)
         sums["cost"] += row.cost or 0

@@ -1,17 +1,27 @@
 """Owns what staff see of stored keys: masks and outcomes, never a key, a ciphertext or a fingerprint."""
 
+import time
+from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from django import forms
 from django.contrib import admin, messages
-from django.db.models import QuerySet
+from django.core.exceptions import PermissionDenied
+from django.db.models import Count, QuerySet
 from django.forms import ModelForm, ValidationError
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
 from django.utils.translation import ngettext
 
-from vault import store
+from accounts.backoffice import BackOffice, confirmed
+from audit.models import Action
+from audit.trail import record
+from vault import keyring, store
 from vault.check import check_api_key
-from vault.models import ApiKey
+from vault.models import MAX_PRIORITY, ApiKey
+from vault.rewrap import Rewrap
 
 if TYPE_CHECKING:
     ApiKeyModelForm = ModelForm[ApiKey]
@@ -19,6 +29,9 @@ if TYPE_CHECKING:
 else:
     ApiKeyModelForm = ModelForm
     ApiKeyModelAdmin = admin.ModelAdmin
+
+REWRAP = "vault.rewrap_apikey"
+REWRAP_SECONDS = 2.0
 
 
 class ApiKeyForm(ApiKeyModelForm):
@@ -32,8 +45,12 @@ class ApiKeyForm(ApiKeyModelForm):
         return label
 
 
+class PriorityForm(forms.Form):
+    priority = forms.IntegerField(min_value=0, max_value=MAX_PRIORITY, initial=100, help_text="Lower is tried first.")
+
+
 @admin.register(ApiKey)
-class ApiKeyAdmin(ApiKeyModelAdmin):
+class ApiKeyAdmin(BackOffice, ApiKeyModelAdmin):
     form = ApiKeyForm
     list_display = [
         "masked",
@@ -51,7 +68,8 @@ class ApiKeyAdmin(ApiKeyModelAdmin):
     search_fields = ["user__email", "label"]
     search_help_text = "The owner's e-mail address, or a label."
     date_hierarchy = "created_at"
-    actions = ["test_now"]
+    actions = ["test_now", "mark_invalid", "move"]
+    show_full_result_count = False
     fieldsets = [
         (None, {"fields": ["user", "provider", "masked", "label", "priority", "is_valid"]}),
         ("Outcome", {"fields": ["last_used_at", "last_tested_at", "last_error"]}),
@@ -88,12 +106,89 @@ class ApiKeyAdmin(ApiKeyModelAdmin):
             with suppress(ApiKey.DoesNotExist):  # its owner was faster
                 store.remove(user_id, pk)
 
-    @admin.action(description="Test now at the provider", permissions=["change"])
+    @admin.action(description="Test now", permissions=["change"])
+    @confirmed(
+        "Each key is sent to its provider, one after the other, which is asked for its list of models. A key that is"
+        " refused is not used any more.",
+        button="Test now",
+    )
     def test_now(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
-        """Calls one provider after the other; what each said stands in its row afterwards."""
+        """What each provider said stands in its row afterwards."""
         outcomes = [check_api_key(row).valid for row in queryset]
         good, bad = outcomes.count(True), outcomes.count(False)
         tested = ngettext("%d key tested", "%d keys tested", len(outcomes)) % len(outcomes)
         level = messages.WARNING if bad or good < len(outcomes) else messages.SUCCESS
         unknown = len(outcomes) - good - bad
         self.message_user(request, f"{tested}: {good} good, {bad} refused, {unknown} not to be told.", level)
+
+    @admin.action(description="Mark invalid", permissions=["change"])
+    @confirmed(
+        "These keys are not used from the next request on, until they are found good by a test, or stored again.",
+        button="Mark invalid",
+    )
+    def mark_invalid(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
+        count = self._change(request, queryset, "Marked invalid.", is_valid=False)
+        self.message_user(request, f"{count} marked invalid.", messages.SUCCESS)
+
+    @admin.action(description="Move priority", permissions=["change"])
+    @confirmed(
+        "Of the keys that an owner has at a provider, the one with the lowest number is tried first.",
+        button="Move",
+        form=PriorityForm,
+    )
+    def move(self, request: HttpRequest, queryset: QuerySet[ApiKey], entered: dict[str, Any]) -> None:
+        priority = entered["priority"]
+        count = self._change(request, queryset, f"Moved to priority {priority}.", priority=priority)
+        self.message_user(request, f"{count} moved to priority {priority}.", messages.SUCCESS)
+
+    def _change(self, request: HttpRequest, queryset: QuerySet[ApiKey], what: str, **fields: Any) -> int:
+        """How many were changed. In the order of their owners, as everybody."""
+        count = 0
+        for row in queryset.order_by("user_id", "pk"):
+            with suppress(ApiKey.DoesNotExist):  # its owner was faster
+                store.change(row.user_id, row.pk, **fields)
+                self.log_change(request, row, what)
+                count += 1
+        return count
+
+    # --- The keyring ----------------------------------------------------------------------------------
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.keyring_view)
+        return [path("keyring/", view, name="vault_apikey_keyring"), *super().get_urls()]
+
+    def keyring_view(self, request: HttpRequest) -> HttpResponse:
+        """Which master key encrypts how many rows; a POST re-wraps what can be done in two seconds."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        keys, may_rewrap = keyring.current(), request.user.has_perm(REWRAP)
+        if request.method == "POST":
+            if not may_rewrap:
+                raise PermissionDenied
+            self._rewrap(request, keys)
+            return HttpResponseRedirect(request.path)
+        rows = Counter(dict(ApiKey.objects.order_by().values_list("master_key_id").annotate(Count("pk"))))
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Keyring",
+            "opts": self.opts,
+            "may_rewrap": may_rewrap,
+            "left": rows.total() - rows[keys.primary],
+            "master_keys": [
+                {"id": id, "is_primary": id == keys.primary, "is_missing": id not in keys.keys, "rows": rows[id]}
+                for id in sorted({*keys.keys, *rows})
+            ],
+        }
+        return TemplateResponse(request, "admin/vault/apikey/keyring.html", context)
+
+    def _rewrap(self, request: HttpRequest, keys: keyring.Keyring) -> None:
+        rewrap, until = Rewrap(keys, batch=50), time.monotonic() + REWRAP_SECONDS
+        for _ in rewrap.run():
+            if time.monotonic() > until:
+                break
+        record(Action.REWRAP, name=f"master key {keys.primary}", note=f"{rewrap.done} stored keys")
+        text = f"{rewrap.done} stored keys re-wrapped under master key {keys.primary}."
+        if rewrap.broken:
+            self.message_user(request, f"{text} {len(rewrap.broken)} do not open and stay as they are.", messages.ERROR)
+        else:
+            self.message_user(request, text, messages.SUCCESS)

@@ -66,6 +66,7 @@ class ApiKey(models.Model):
     class Meta:
         db_table = "api_keys"
         verbose_name = "API key"
+        permissions = [("rewrap_apikey", "Can re-wrap API keys under the primary master key")]
         ordering = ["provider", "priority", "created_at"]
         constraints = [
             models.UniqueConstraint(fields=["user", "provider", "label"], name="api_keys_user_provider_label"),

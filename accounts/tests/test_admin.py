@@ -31,8 +31,9 @@ def clerk(client, db):
     return client
 
 
-def act(browser, model, action, *rows):
-    body = {"action": action, "_selected_action": [str(row.pk) for row in rows]}
+def act(browser, model, action, *rows, **entered):
+    """Chooses the action in the list, and answers yes to what is asked then."""
+    body = {"action": action, "_selected_action": [str(row.pk) for row in rows], "confirmed": "yes", **entered}
     return browser.post(f"/admin/accounts/{model}/", body)
 
 

@@ -27,6 +27,12 @@ def page(row: ApiKey) -> str:
     return f"{LIST}{row.pk}/change/"
 
 
+def act(staff, action, *rows, **entered):
+    """Chooses the action in the list, and answers yes to what is asked then."""
+    body = {"action": action, "_selected_action": [str(row.pk) for row in rows], "confirmed": "yes", **entered}
+    return staff.post(LIST, body, follow=True)
+
+
 def test_no_page_shows_a_secret(staff, stored) -> None:
     key = make_key()
     row = stored(key)
@@ -39,7 +45,8 @@ def test_no_page_shows_a_secret(staff, stored) -> None:
 
 def test_nothing_but_label_priority_and_validity_can_be_edited(staff, stored) -> None:
     html = staff.get(page(stored())).content.decode()
-    fields = set(re.findall(r'<(?:input|select|textarea)[^>]* name="([a-z_]+)"', html))
+    form = html[html.index('id="apikey_form"') :]
+    fields = set(re.findall(r'<(?:input|select|textarea)[^>]* name="([a-z_]+)"', form))
     assert {name for name in fields if not name.startswith(("_", "csrf"))} == {"label", "priority", "is_valid"}
 
 
@@ -89,8 +96,7 @@ def test_a_deleted_key_is_told_to_the_workers(staff, owner, stored, way) -> None
 def test_staff_can_test_keys(staff, stored, provider) -> None:
     rows = [stored(), stored()]
     provider.answer(401, b"")
-    ids = [str(row.pk) for row in rows]
-    answer = staff.post(LIST, {"action": "test_now", "_selected_action": ids}, follow=True)
+    answer = act(staff, "test_now", *rows)
     assert "2 keys tested: 0 good, 2 refused, 0 not to be told." in answer.content.decode()
     assert not ApiKey.objects.filter(is_valid=True).exists()
 

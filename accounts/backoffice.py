@@ -1,0 +1,114 @@
+"""Owns what the pages of the back-office have in common: a question before an action, its buttons on the page of one
+row, and what staff are told when a change was saved but not published. Knows no model."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+
+from accounts.epoch import EpochNotPublished
+from accounts.hashers import HashingBusy
+
+if TYPE_CHECKING:
+    Mixin = admin.ModelAdmin[Any]
+else:
+    Mixin = object
+
+_CONFIRMED, _ONE = "confirmed", "one"
+_SHOWN = 50
+
+Action = Callable[..., HttpResponse | None]
+
+
+class BackOffice(Mixin):
+    """Buttons for its actions on the page of one row. A change that was saved but not published, or refused for load,
+    is a message there, not an error page."""
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        actions = dict(self.get_action_choices(request, []))
+        actions.pop("delete_selected", None)
+        context = {"row_actions": actions, "row_field": ACTION_CHECKBOX_NAME, **(extra_context or {})}
+        return super().change_view(request, object_id, form_url, context)
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            return super().changeform_view(request, *args, **kwargs)
+        except (EpochNotPublished, HashingBusy) as error:
+            return self.explain(request, error)
+
+    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            response = super().changelist_view(request, *args, **kwargs)
+        except EpochNotPublished as error:
+            return self.explain(request, error)
+        if _ONE in request.POST and isinstance(response, HttpResponseRedirect):
+            return HttpResponseRedirect(self._page_of(request.POST[_ONE]))
+        return response
+
+    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            return super().delete_view(request, *args, **kwargs)
+        except EpochNotPublished as error:
+            return self.explain(request, error)
+
+    def explain(self, request: HttpRequest, error: Exception) -> HttpResponse:
+        text = str(error) or "Too many passwords and keys are being checked. Nothing was saved: try again."
+        self.message_user(request, text, messages.ERROR)
+        return HttpResponseRedirect(request.get_full_path())
+
+    def _page_of(self, pk: str) -> str:
+        return reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_change", args=[pk])
+
+
+def confirmed(question: str, *, button: str, form: type[forms.Form] | None = None) -> Callable[[Action], Action]:
+    """Wraps an admin action: it runs once its question was answered on a page of its own.
+
+    With a form, the page asks for that too, and the action gets what was entered as a fourth argument.
+    """
+
+    def decorate(action: Action) -> Action:
+        @wraps(action)
+        def ask(self: Any, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
+            entered = form(request.POST if _CONFIRMED in request.POST else None) if form else None
+            if _CONFIRMED in request.POST and (entered is None or entered.is_valid()):
+                return action(self, request, queryset, *([entered.cleaned_data] if entered else []))
+            return _page(self, request, queryset, question=question, button=button, form=entered)
+
+        return ask
+
+    return decorate
+
+
+def _page(
+    model_admin: Any, request: HttpRequest, queryset: QuerySet[Any], *, question: str, button: str, form: Any
+) -> TemplateResponse:
+    rows = list(queryset[: _SHOWN + 1])
+    context = {
+        **model_admin.admin_site.each_context(request),
+        "title": button,
+        "opts": model_admin.opts,
+        "media": model_admin.media + form.media if form else model_admin.media,
+        "question": question,
+        "button": button,
+        "form": form,
+        "rows": rows[:_SHOWN],
+        "more": len(rows) > _SHOWN,
+        # as they came: a choice of all rows stays one
+        "carried": [
+            (name, value)
+            for name in ("action", "select_across", "index", _ONE, ACTION_CHECKBOX_NAME)
+            for value in request.POST.getlist(name)
+        ],
+        "confirmed": _CONFIRMED,
+    }
+    request.current_app = model_admin.admin_site.name
+    return TemplateResponse(request, "admin/confirm_action.html", context)

@@ -1,0 +1,23 @@
+"use strict";
+// The menu of small screens. Without this script it is always open.
+{
+  const button = document.getElementById("menu-button");
+  const menu = document.getElementById("menu");
+  if (button && menu) {
+    const small = window.matchMedia("(max-width: 63.99rem)");
+    const show = (open) => {
+      button.hidden = !small.matches;
+      menu.hidden = small.matches && !open;
+      button.setAttribute("aria-expanded", String(!menu.hidden));
+    };
+    button.addEventListener("click", () => show(menu.hidden));
+    menu.addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && small.matches) {
+        show(false);
+        button.focus();
+      }
+    });
+    small.addEventListener("change", () => show(false));
+    show(false);
+  }
+}

@@ -1,0 +1,80 @@
+"""Owns rows of the log as a file: CSV or JSON lines, made while it is sent, however long it is.
+
+What clients and providers wrote stands in it as text: no spreadsheet takes it for a formula.
+"""
+
+import csv
+import io
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.core.serializers.json import DjangoJSONEncoder
+from django.db.models import QuerySet
+
+from accounts.models import User
+from usage.models import ProxyRequest
+
+PAGE = 2_000
+FIELDS = [field.attname for field in ProxyRequest._meta.concrete_fields]
+_HEAD = ["email", *FIELDS]
+# What makes a spreadsheet take a cell for a formula (OWASP, CSV injection).
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+Row = tuple[Any, ...]
+
+
+class Stream:
+    """An iterator for servers of either kind. ASGI's would read a plain one to its end before sending anything."""
+
+    def __init__(self, pieces: Iterator[str]) -> None:
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        read = sync_to_async(lambda: next(self._pieces, ""))
+        while piece := await read():
+            yield piece
+
+
+def as_csv(rows: QuerySet[ProxyRequest]) -> Iterator[str]:
+    yield _csv_lines([tuple(_HEAD)])
+    yield from map(_csv_lines, _pages(rows))
+
+
+def as_json_lines(rows: QuerySet[ProxyRequest]) -> Iterator[str]:
+    for page in _pages(rows):
+        yield "".join(json.dumps(dict(zip(_HEAD, row, strict=True)), cls=DjangoJSONEncoder) + "\n" for row in page)
+
+
+FORMATS: dict[str, tuple[str, Callable[[QuerySet[ProxyRequest]], Iterator[str]]]] = {
+    "csv": ("text/csv; charset=utf-8", as_csv),
+    "jsonl": ("application/x-ndjson", as_json_lines),
+}
+
+
+def _pages(rows: QuerySet[ProxyRequest]) -> Iterator[list[Row]]:
+    """Each a query of its own: none holds a transaction open for as long as a client takes to read."""
+    id_at, user_at, time_at = (FIELDS.index(name) for name in ("id", "user_id", "created_at"))
+    following = rows
+    while page := list(following.values_list(*FIELDS)[:PAGE]):
+        emails = dict(User.objects.filter(pk__in={row[user_at] for row in page}).values_list("pk", "email"))
+        yield [(emails.get(row[user_at], ""), *row) for row in page]
+        last = page[-1]
+        following = rows.filter(id__lt=last[id_at], created_at__lte=last[time_at])
+
+
+def _csv_lines(rows: list[Row]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows([_inert(value) for value in row] for row in rows)
+    return text.getvalue()
+
+
+def _inert(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
