@@ -11,7 +11,7 @@ from django.urls import reverse
 
 # What is not listed comes last, under its app's name.
 _NAVIGATION = {
-    "Traffic": ["ProxyRequest", "UsageHour"],
+    "Traffic": ["ProxyRequest", "UsageHour", "Price"],
     "People": ["User", "Plan", "SignIn"],
     "Keys": ["ProxyKey", "ApiKey"],
     "Security": ["Event", "Group", "AccessAttempt", "AccessFailureLog", "AccessLog"],

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from django.contrib import admin
 from django.http import HttpRequest
 
-from accounts.admin import TellsStaff
+from accounts.backoffice import BackOffice
 from proxy.models import ModelAlias
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ else:
 
 
 @admin.register(ModelAlias)
-class ModelAliasAdmin(TellsStaff, AliasModelAdmin):
+class ModelAliasAdmin(BackOffice, AliasModelAdmin):
     list_display = ["name", "targets", "user", "proxy_key", "created_at"]
     list_select_related = ["user", "proxy_key"]
     search_fields = ["name", "user__email", "id"]
