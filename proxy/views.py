@@ -12,7 +12,7 @@ import msgspec
 from proxy.dialect import Dialect, chat, messages
 from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ProxyError
 from proxy.wire import Call, Wire, anthropic_native
-from proxy.wires import MEDIA, WIRES
+from proxy.wires import MEDIA, WIRES, translated
 
 # Reserved for an answer of unknown length; the real count replaces it at the end.
 DEFAULT_OUTPUT = 1024
@@ -217,7 +217,13 @@ CHAT = Endpoint("chat.completions", "POST", decode_chat, WIRES)
 EMBEDDINGS = Endpoint(
     "embeddings", "POST", decode_embeddings, {slug: wire for slug, wire in WIRES.items() if slug != "anthropic"}
 )
-MESSAGES = Endpoint("messages", "POST", decode_messages, {"anthropic": anthropic_native.WIRE}, dialect=messages.DIALECT)
+MESSAGES = Endpoint(
+    "messages",
+    "POST",
+    decode_messages,
+    translated(messages.TRANSLATION) | {"anthropic": anthropic_native.WIRE},
+    dialect=messages.DIALECT,
+)
 COUNT_TOKENS = Endpoint(
     "messages.count_tokens",
     "POST",

@@ -8,7 +8,10 @@ Facts: https://docs.anthropic.com/en/api/messages, /errors.
 
 import msgspec
 
-from proxy.dialect import Dialect
+from proxy.dialect import Dialect, Translation
+from proxy.dialect.messages_answer import answer
+from proxy.dialect.messages_request import to_chat
+from proxy.dialect.messages_stream import Encoder
 from proxy.errors import ProxyError
 
 _TYPES = {
@@ -36,4 +39,5 @@ def error_event(error: ProxyError, request_id: str) -> bytes:
     return b"event: error\ndata: " + render(error, request_id) + b"\n\n"
 
 
+TRANSLATION = Translation(to_chat, answer, Encoder)
 DIALECT = Dialect("messages", render, error_event, (b"x-request-id", b"request-id"))

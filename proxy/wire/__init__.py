@@ -23,6 +23,7 @@ class Call(msgspec.Struct):
     tokens_input: int = 0  # estimated
     tokens_output: int = 0  # the most that the answer may have
     one_tool_call: bool = False  # the client takes one at a time
+    shows_reasoning: bool = False  # the client asked to see it
     base64: bool = False  # embeddings are wanted as base64 of 32-bit floats
 
 
