@@ -194,7 +194,7 @@ def gather(parts: list[Part], identity: Identity, choice: int, numbers: range) -
                 found.reasoning += part.text
             else:
                 found.text += part.text
-        elif part.inline_data is not None:
+        elif part.inline_data is not None and not part.thought:  # drafts are thoughts
             url = f"data:{part.inline_data.mime_type};base64,{part.inline_data.data}"
             found.images.append({"type": "image_url", "image_url": {"url": url}})
         if part.thought_signature:
