@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 # Before the server's own end: what is cut off still gets its error event and its row.
 LAST_WORDS = 1.0
 _PREFLIGHT = [
-    (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+    (b"access-control-allow-methods", b"GET, POST, DELETE, OPTIONS"),
     (b"access-control-allow-headers", b"authorization, content-type, x-api-key, api-key, openai-beta, *"),
     (b"access-control-max-age", b"86400"),
 ]

@@ -11,6 +11,7 @@ from proxy.wire import Call
 
 # What a request without a model (GET /v1/models) is asked of.
 NO_MODEL = (Route("openai", ""),)
+NOT_ALLOWED = "model_not_allowed"
 
 
 def candidates(policy: Policy, call: Call, endpoint: Endpoint) -> tuple[Route, ...]:
@@ -20,12 +21,14 @@ def candidates(policy: Policy, call: Call, endpoint: Endpoint) -> tuple[Route, .
     cap.
     """
     if not call.model:
+        if call.tokens_output and policy.allowed_models:  # a prompt template that OpenAI stores would choose it
+            raise Forbidden("This proxy key may use some models only: name one.", param="model", code=NOT_ALLOWED)
         return NO_MODEL
     found = resolve((call.model, *(call.fallbacks or ())), policy.aliases)
     for route, name in found.items():
         # The model that is asked, never the alias alone: an alias is no way around what the key may use.
         if not (policy.allows(name) or policy.allows(route.model)):
-            raise Forbidden(f"This proxy key may not use the model {name!r}.", param="model", code="model_not_allowed")
+            raise Forbidden(f"This proxy key may not use the model {name!r}.", param="model", code=NOT_ALLOWED)
         if route.provider not in endpoint.wires and endpoint.local is None:
             raise NotFound(
                 f"{name!r} is served by {route.provider}, which has no {endpoint.name}.",

@@ -128,7 +128,7 @@ class Exchange:
         headers: Headers = scope["headers"]
         check_head(runtime, headers)
         self._identity = await authenticate(runtime, headers, address_of(runtime, scope))
-        self._endpoint = endpoint = views.resolve(scope["path"], scope["method"])
+        self._endpoint = endpoint = views.resolve(scope["path"], scope["method"], scope["query_string"])
         body: bytes | Upload
         if endpoint.max_form and is_form(headers):
             body = await Upload(self._body, self._receive, max_bytes=endpoint.max_form).begin(headers)
@@ -339,7 +339,7 @@ class Exchange:
             if self._status:
                 self._end()
                 if self._decoder is not None:
-                    await self._send_body(self._dialect.error_event(error, self._request_id))
+                    await self._send_body(self._dialect.error_event(error, self._request_id, self._decoder))
                 return
             body = self._dialect.render(error, self._request_id)
             self._status = error.status

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.dialect import Dialect, chat, messages
+from proxy.dialect import Dialect, chat, messages, responses
 from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ProxyError
 from proxy.wire import Call, Wire, anthropic_native
 from proxy.wires import MEDIA, WIRES, translated
@@ -19,7 +19,8 @@ DEFAULT_OUTPUT = 1024
 # What an image, a sound or a file counts until the provider says (tokens).
 MEDIA_TOKENS = 1000
 # Parts that hold media, in OpenAI's dialects and in Anthropic's.
-_MEDIA_TYPES = ("image_url", "input_audio", "file", "image", "document")
+_MEDIA_TYPES = ("image_url", "input_image", "input_audio", "file", "input_file", "image", "document")
+_MEDIA_NAMES = (b'"image', b'"input_audio"', b'"file"', b'"input_file"', b'"document"')
 MAX_MODEL_LENGTH = 200
 MOST_MODELS = 10
 # Forms pass through in pieces; these are OpenAI's own limits with something to spare (bytes).
@@ -78,6 +79,17 @@ class _Embeddings(msgspec.Struct):
     encoding_format: str | None = None
 
 
+class _Responses(msgspec.Struct):
+    model: str | None = None
+    models: list[str] | msgspec.UnsetType | None = msgspec.UNSET
+    prompt: msgspec.Raw = msgspec.Raw()
+    input: msgspec.Raw = msgspec.Raw()
+    instructions: msgspec.Raw = msgspec.Raw()
+    stream: bool | None = None
+    max_output_tokens: int | None = None
+    parallel_tool_calls: bool | None = None
+
+
 class _Images(msgspec.Struct):
     model: str
     prompt: msgspec.Raw
@@ -99,6 +111,7 @@ class _Moderation(msgspec.Struct):
 _chat = msgspec.json.Decoder(_Chat).decode
 _messages = msgspec.json.Decoder(_Messages).decode
 _count = msgspec.json.Decoder(_Count).decode
+_responses = msgspec.json.Decoder(_Responses).decode
 _embeddings = msgspec.json.Decoder(_Embeddings).decode
 _images = msgspec.json.Decoder(_Images).decode
 _speech = msgspec.json.Decoder(_Speech).decode
@@ -161,6 +174,26 @@ def decode_embeddings(body: bytes) -> Call:
         model=request.model,
         tokens_input=max(1, len(bytes(request.input)) // 4),
         base64=request.encoding_format == "base64",
+    )
+
+
+def decode_responses(body: bytes) -> Call:
+    """https://platform.openai.com/docs/api-reference/responses/create. A prompt template may name the model."""
+    request = _read(_responses, body, _Responses)
+    nameless = request.model is None and request.models is msgspec.UNSET and bytes(request.prompt)
+    model, fallbacks = ("", None) if nameless else _models(request.model, request.models)
+    if request.max_output_tokens is not None and request.max_output_tokens < 0:
+        raise BadRequest("The output limit must not be negative.", param="max_output_tokens")
+    asked = bytes(request.input)
+    return Call(
+        model=model,
+        fallbacks=fallbacks,
+        stream=bool(request.stream),
+        include_usage=True,
+        max_output=request.max_output_tokens,
+        tokens_input=(input_tokens(asked) if asked else 0) + len(bytes(request.instructions)) // 4,
+        tokens_output=request.max_output_tokens if request.max_output_tokens is not None else DEFAULT_OUTPUT,
+        one_tool_call=request.parallel_tool_calls is False,
     )
 
 
@@ -237,6 +270,7 @@ IMAGES = Endpoint("images.generations", "POST", decode_images, MEDIA, is_estimat
 SPEECH = Endpoint("audio.speech", "POST", decode_speech, MEDIA, is_binary=True, is_estimated=False)
 TRANSCRIPTIONS = Endpoint("audio.transcriptions", "POST", refuse_json, MEDIA, max_form=MAX_AUDIO, is_estimated=False)
 MODERATIONS = Endpoint("moderations", "POST", decode_moderation, MEDIA, is_estimated=False)
+RESPONSES = Endpoint("responses", "POST", decode_responses, responses.WIRES, responses.DIALECT)
 
 _ENDPOINTS = {
     "/v1/chat/completions": CHAT,
@@ -250,6 +284,7 @@ _ENDPOINTS = {
     "/v1/audio/transcriptions": TRANSCRIPTIONS,
     "/v1/audio/translations": replace(TRANSCRIPTIONS, name="audio.translations"),
     "/v1/moderations": MODERATIONS,
+    "/v1/responses": RESPONSES,
 }
 _MODEL_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:/@+")
 
@@ -259,14 +294,18 @@ def dialect_of(path: str) -> Dialect:
     endpoint = _ENDPOINTS.get(path)
     if endpoint is not None:
         return endpoint.dialect
+    if path.startswith("/v1/responses/"):
+        return responses.DIALECT
     return messages.DIALECT if path.startswith("/v1/messages/") else chat.DIALECT
 
 
-def resolve(path: str, method: str) -> Endpoint:
+def resolve(path: str, method: str, query: bytes = b"") -> Endpoint:
     """The endpoint of a URL; NotFound and MethodNotAllowed as their names say."""
     endpoint = _ENDPOINTS.get(path)
     if endpoint is None and path.startswith("/v1/models/"):
         endpoint = _model(path.removeprefix("/v1/models/"))
+    if endpoint is None and path.startswith("/v1/responses/"):
+        endpoint = _stored_response(path, method, query)
     if endpoint is None:
         raise NotFound(f"There is nothing at {path[:100]}. See docs/API.md for what is.", code="unknown_url")
     if endpoint.method != method:
@@ -281,9 +320,33 @@ def _model(name: str) -> Endpoint | None:
     return Endpoint("model", "GET", lambda _: Call(model=name), WIRES)
 
 
+# A Response that OpenAI stores: its id, and what is asked of it.
+_STORED = re.compile(r"/v1(/responses/resp[A-Za-z0-9_-]{1,200}(/cancel|/input_items)?)", re.ASCII)
+_METHODS = {None: ("GET", "DELETE"), "/cancel": ("POST",), "/input_items": ("GET",)}
+_QUERY = re.compile(rb"[A-Za-z0-9_.%=&\[\]-]{0,500}")
+
+
+def _stored_response(path: str, method: str, query: bytes) -> Endpoint | None:
+    """Path and query become part of the provider's URL: no more than they need may be in them."""
+    found = _STORED.fullmatch(path)
+    if found is None:
+        return None
+    if not _QUERY.fullmatch(query):
+        raise BadRequest("The URL's query has characters that no field of it needs.")
+    methods = _METHODS[found[2]]
+    url = f"{found[1]}?{query.decode()}" if query else found[1]
+    call = Call(model="", stream=b"stream=true" in query.split(b"&"))
+    wires = {"openai": responses.stored(url)}
+    method = method if method in methods else methods[0]
+    return Endpoint("responses.stored", method, lambda _: call, wires, responses.DIALECT)
+
+
 def input_tokens(value: bytes) -> int:
     """Estimated tokens of a JSON value: text bytes / 4, each image, sound or file as MEDIA_TOKENS."""
-    if not (b'"image' in value or b'"input_audio"' in value or b'"file"' in value or b'"document"' in value):
+    for name in _MEDIA_NAMES:
+        if name in value:
+            break
+    else:
         return len(value) // 4 + 1
     text, media = 0, 0
     waiting: list[Any] = [_decode_any(value)]

@@ -31,6 +31,7 @@ def test_it_documents_the_data_plane():
         "POST /v1/chat/completions",
         "POST /v1/messages",
         "POST /v1/messages/count_tokens",
+        "POST /v1/responses",
         "POST /v1/embeddings",
         "POST /v1/images/generations",
         "POST /v1/images/edits",

@@ -22,7 +22,8 @@ class Dialect:
 
     name: str
     render: Callable[[ProxyError, str], bytes]  # the body of an error answer; with the request's id
-    error_event: Callable[[ProxyError, str], bytes]  # the same within a stream, after which it just closes
+    # The same within the stream of a decoder, after which it just closes.
+    error_event: Callable[[ProxyError, str, Decoder], bytes]
     request_id_headers: tuple[bytes, ...] = (b"x-request-id",)
 
 
@@ -83,11 +84,11 @@ def _answer(translation: Translation, wire: Wire, body: bytes, call: Call) -> tu
 class Encoded:
     """A provider's decoder with a dialect's encoder behind it: a `Decoder`."""
 
-    __slots__ = ("_decoder", "_encoder", "final")
+    __slots__ = ("_decoder", "encoder", "final")
 
     def __init__(self, decoder: Decoder, encoder: Encoder) -> None:
         self._decoder = decoder
-        self._encoder = encoder
+        self.encoder = encoder
         self.final = b""
 
     @property
@@ -108,12 +109,12 @@ class Encoded:
 
     def feed(self, data: bytes) -> bytes:
         events = self._decoder.feed(data)
-        passed = self._encoder.feed(events) if events else b""
+        passed = self.encoder.feed(events) if events else b""
         if self._decoder.complete:
-            self.final = self._encoder.finish(self._decoder.final)
+            self.final = self.encoder.finish(self._decoder.final)
         return passed
 
     def flush(self) -> None:
         self._decoder.flush()
         if self._decoder.complete:
-            self.final = self._encoder.finish(self._decoder.final)
+            self.final = self.encoder.finish(self._decoder.final)

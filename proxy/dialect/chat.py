@@ -2,13 +2,14 @@
 
 from proxy.dialect import Dialect
 from proxy.errors import ProxyError
+from proxy.wire import Decoder
 
 
 def render(error: ProxyError, request_id: str) -> bytes:
     return error.render()
 
 
-def error_event(error: ProxyError, request_id: str) -> bytes:
+def error_event(error: ProxyError, request_id: str, decoder: Decoder) -> bytes:
     """As the official clients raise it: `data: {"error": …}`."""
     return b"data: " + error.render() + b"\n\n"
 

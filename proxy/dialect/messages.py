@@ -13,6 +13,7 @@ from proxy.dialect.messages_answer import answer
 from proxy.dialect.messages_request import to_chat
 from proxy.dialect.messages_stream import Encoder
 from proxy.errors import ProxyError
+from proxy.wire import Decoder
 
 _TYPES = {
     401: "authentication_error",
@@ -35,7 +36,7 @@ def render(error: ProxyError, request_id: str) -> bytes:
     return msgspec.json.encode({"type": "error", "error": said, "request_id": request_id})
 
 
-def error_event(error: ProxyError, request_id: str) -> bytes:
+def error_event(error: ProxyError, request_id: str, decoder: Decoder) -> bytes:
     return b"event: error\ndata: " + render(error, request_id) + b"\n\n"
 
 

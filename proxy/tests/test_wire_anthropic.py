@@ -235,7 +235,10 @@ def test_it_maps_the_providers_errors(status, body, expected):
 
 
 def test_it_lets_an_sdk_see_an_error_event():
-    assert json.loads(error_event(wire.error(529, b"{}"), "")[6:])["error"]["code"] == "overloaded"
+    assert (
+        json.loads(error_event(wire.error(529, b"{}"), "", wire.Decoder(Call("m")))[6:])["error"]["code"]
+        == "overloaded"
+    )
 
 
 def test_it_holds_a_keys_cap_where_none_was_asked():

@@ -25,6 +25,7 @@ class Call(msgspec.Struct):
     one_tool_call: bool = False  # the client takes one at a time
     shows_reasoning: bool = False  # the client asked to see it
     base64: bool = False  # embeddings are wanted as base64 of 32-bit floats
+    body: bytes = b""  # as the client sent it, where the answer repeats some of it
 
 
 class Usage(msgspec.Struct, frozen=True):
