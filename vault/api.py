@@ -39,6 +39,13 @@ class SecretField(serializers.CharField):
 class ApiKeySerializer(StrictSerializerMixin, serializers.ModelSerializer[ApiKey]):
     key = SecretField(help_text="The key itself. It cannot be read back.")
     masked = serializers.CharField(read_only=True)
+    base_url = serializers.CharField(
+        required=False,
+        allow_blank=True,
+        max_length=200,
+        help_text="Which of its vendor's addresses the key is sent to; it works in one region only. Empty: the usual. "
+        + "; ".join(f"{one.title}: {', '.join(one.addresses)}" for one in PROVIDERS.values() if one.addresses),
+    )
 
     class Meta:
         model = ApiKey
@@ -48,6 +55,7 @@ class ApiKeySerializer(StrictSerializerMixin, serializers.ModelSerializer[ApiKey
             "label",
             "key",
             "masked",
+            "base_url",
             "priority",
             "is_valid",
             "created_at",
@@ -61,6 +69,9 @@ class ApiKeySerializer(StrictSerializerMixin, serializers.ModelSerializer[ApiKey
         """A refused form is shown again without the key that was in it."""
         return {name: value for name, value in super().get_initial().items() if name != "key"}
 
+    def validate_base_url(self, value: str) -> str:
+        return value.rstrip("/")
+
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
         fields = super().get_fields()
         # A key of another provider is another key.
@@ -71,6 +82,12 @@ class ApiKeySerializer(StrictSerializerMixin, serializers.ModelSerializer[ApiKey
         provider = attrs["provider"] if self.instance is None else self.instance.provider
         if "key" in attrs and (wrong := PROVIDERS[provider].check_shape(attrs["key"].reveal())):
             raise ValidationError({"key": [wrong]})
+        stored_url = self.instance.base_url if self.instance else ""
+        url = attrs.get("base_url", stored_url)
+        if url and (url != stored_url or "key" in attrs) and (wrong := PROVIDERS[provider].check_address(url)):
+            raise ValidationError({"base_url": [wrong]})
+        if self.instance is not None and url != stored_url and "key" not in attrs:
+            raise ValidationError({"base_url": ["Send the key with it: a stored key is sealed for one address."]})
         return attrs
 
 
@@ -132,6 +149,7 @@ class ApiKeyList(OwnKeys):
             asked.get("label", ""),
             asked["key"],
             priority=asked.get("priority", 100),
+            base_url=asked.get("base_url", ""),
         )
         return Response(self.get_serializer(api_key).data, status=status.HTTP_201_CREATED)
 

@@ -99,7 +99,7 @@ class ApiKey(models.Model):
         """Takes a new key, sealed under the primary master key; the caller saves. ValueError if it cannot be one."""
         key = secret.reveal()
         provider = PROVIDERS[self.provider]
-        if wrong := provider.check_shape(key):
+        if wrong := provider.check_shape(key) or (self.base_url and provider.check_address(self.base_url)):
             raise ValueError(wrong)
         self.take(crypto.seal(secret, self.context, keyring.current()))
         self.last4, self.mask_prefix = last4(key), provider.mask_prefix(key)

@@ -1,11 +1,13 @@
 """Owns who the providers are: where a key may be sent, how it is presented, how it is shown. Opens no connection.
 
-The base URLs are the operator's settings and trusted as such; nothing a user sends moves them.
+The base URLs are the operator's settings and trusted as such. A key's owner can choose among its vendor's other
+addresses, and among these only.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from django.conf import settings
@@ -16,6 +18,10 @@ MIN_KEY_LENGTH: Final = 8
 MAX_KEY_LENGTH: Final = 512
 # From this length on, the last four characters may be shown.
 _SHOWS_ITS_END: Final = 16
+
+# One label of a host name (RFC 1123), and a region as in `eu-central-1`, `cn-beijing`: nothing that ends the host.
+_LABEL: Final = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_REGION: Final = "[a-z]{2}-[a-z]{1,20}(?:-[0-9])?"
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -30,6 +36,8 @@ class Provider:
     prefixes: tuple[str, ...]  # public beginnings of its keys, the longest first
     credential_headers: Callable[[Secret], Headers]
     version_headers: Headers = ()  # which version of its API is spoken, unless a request says so itself
+    # The vendor's own addresses, which a stored key may name in place of the base URL; {…} stands for a part of a name.
+    addresses: tuple[str, ...] = ()
 
     @property
     def base_url(self) -> str:
@@ -40,6 +48,14 @@ class Provider:
     def is_moved(self) -> bool:
         """Whether the operator has put something else in the place of the official API."""
         return self.base_url != self.official_base_url
+
+    def check_address(self, url: str) -> str | None:
+        """What is wrong with an address that a key's owner names, and what is allowed; None if nothing is."""
+        if not self.addresses or self.is_moved:
+            return f"The operator says where {self.title} is: leave this empty."
+        if any(_pattern(address).fullmatch(url) for address in self.addresses):
+            return None
+        return f"This is no address of {self.title}. Allowed: {', '.join(self.addresses)}."
 
     def mask_prefix(self, key: str) -> str:
         """The public beginning of a key, as in `sk-ant-`; '' if it has none."""
@@ -55,6 +71,11 @@ class Provider:
         if not self.is_moved and (stranger := _belongs_to(key)) not in (None, self.slug):
             return f"This looks like a key of {_TITLES[str(stranger)]}, not of {self.title}."
         return None
+
+
+@lru_cache
+def _pattern(address: str) -> re.Pattern[str]:
+    return re.compile(re.escape(address).replace(r"\{workspace\}", _LABEL).replace(r"\{region\}", _REGION))
 
 
 def last4(key: str) -> str:
@@ -114,6 +135,16 @@ PROVIDERS: Final[dict[str, Provider]] = {
             list_models_path="/models",
             prefixes=("sk-sp-", "sk-"),
             credential_headers=_bearer,
+            # A key works in its own region only: https://www.alibabacloud.com/help/en/model-studio/base-url
+            addresses=(
+                "https://dashscope.aliyuncs.com/compatible-mode/v1",
+                "https://dashscope-intl.aliyuncs.com/compatible-mode/v1",
+                "https://dashscope-us.aliyuncs.com/compatible-mode/v1",
+                "https://cn-hongkong.dashscope.aliyuncs.com/compatible-mode/v1",
+                "https://{workspace}.{region}.maas.aliyuncs.com/compatible-mode/v1",
+                "https://coding.dashscope.aliyuncs.com/v1",
+                "https://coding-intl.dashscope.aliyuncs.com/v1",
+            ),
         ),
     )
 }

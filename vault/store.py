@@ -39,13 +39,14 @@ class KeyTaken(NotStored):
     pass
 
 
-def add(user_id: UUID, provider: str, label: str, secret: Secret, *, priority: int = 100) -> ApiKey:
-    """Seals and stores a key. Raises NotStored; ValueError if the text cannot be a key of that provider."""
+def add(user_id: UUID, provider: str, label: str, secret: Secret, **fields: Any) -> ApiKey:
+    """Seals and stores a key; `fields`: priority, base_url. Raises NotStored; ValueError if the text cannot be a key of
+    that provider, or it is not there."""
     with _owner_locked(user_id) as owner:
         limit = owner.plan.max_api_keys
         if ApiKey.objects.filter(user=owner).count() >= limit:
             raise TooManyKeys(f"Your plan holds {limit} API keys, and you have stored as many. Delete one first.")
-        api_key = ApiKey(user=owner, provider=provider, label=label, priority=priority)
+        api_key = ApiKey(user=owner, provider=provider, label=label, **fields)
         api_key.put(secret)
         api_key.save(force_insert=True)
         epoch.bump_user(owner)

@@ -8,6 +8,7 @@ from redis import Redis
 
 from accounts import epoch
 from accounts.models import Plan, User
+from vault.crypto import Unsealable
 from vault.models import ApiKey
 from vault.tests.conftest import make_key
 
@@ -32,7 +33,7 @@ def test_a_stored_key_comes_back_as_a_mask(client) -> None:
         answer.json() | {"provider": "anthropic", "label": "main", "priority": 100, "is_valid": True} == answer.json()
     )
     assert set(answer.json()) == {
-        *("id", "provider", "label", "masked", "priority", "is_valid"),
+        *("id", "provider", "label", "masked", "base_url", "priority", "is_valid"),
         *("created_at", "last_used_at", "last_tested_at", "last_error"),
     }
 
@@ -284,3 +285,70 @@ def test_tests_are_throttled_per_user(client, api, teammate, stored, provider) -
     assert codes == [200] * 10 + [429] * 2
     assert len(provider.requests) == 10
     assert api(teammate).post(f"/api-keys/{stored(user=teammate).pk}/test").status_code == 200
+
+
+# --- The addresses of its provider -----------------------------------------------------------------
+
+US = "https://dashscope-us.aliyuncs.com/compatible-mode/v1"
+WORKSPACE = "https://ws-jb5y0i.ap-southeast-1.maas.aliyuncs.com/compatible-mode/v1"
+
+
+@pytest.mark.parametrize("url", [US, WORKSPACE, US + "/"])
+def test_a_key_is_sealed_for_the_region_that_its_owner_names(client, url) -> None:
+    answer = post(client, provider="alibaba", base_url=url)
+    assert (answer.status_code, answer.json()["base_url"]) == (201, url.rstrip("/"))
+    row = ApiKey.objects.get()
+    assert row.unseal().reveal()
+    row.base_url = ""
+    with pytest.raises(Unsealable):
+        row.unseal()
+
+
+@pytest.mark.parametrize(
+    ("provider", "url"),
+    [
+        ("alibaba", "https://elsewhere.example.com/compatible-mode/v1"),
+        ("alibaba", "http://dashscope-us.aliyuncs.com/compatible-mode/v1"),
+        ("alibaba", "https://dashscope-us.aliyuncs.com:8443/compatible-mode/v1"),
+        ("alibaba", "https://dashscope-us.aliyuncs.com/other"),
+        ("alibaba", "https://me@dashscope-us.aliyuncs.com/compatible-mode/v1"),
+        ("alibaba", US + "?x=1"),
+        ("alibaba", "https://x.cn-beijing.maas.aliyuncs.com.evil.example/compatible-mode/v1"),
+        ("alibaba", "https://evil.example/.cn-beijing.maas.aliyuncs.com/compatible-mode/v1"),
+        ("alibaba", "https://a.b.cn-beijing.maas.aliyuncs.com/compatible-mode/v1"),
+        ("alibaba", "https://{workspace}.{region}.maas.aliyuncs.com/compatible-mode/v1"),
+        ("openai", US),
+    ],
+)
+def test_no_other_address_is_taken(client, provider, url) -> None:
+    answer = client.post("/api-keys", {"provider": provider, "key": make_key(), "base_url": url}, format="json")
+    assert (answer.status_code, list(answer.json())) == (400, ["base_url"])
+    assert provider == "openai" or "https://dashscope.aliyuncs.com/compatible-mode/v1" in answer.json()["base_url"][0]
+    assert not ApiKey.objects.exists()
+
+
+def test_it_says_which_addresses_there_are(client) -> None:
+    (field,) = [client.options("/api-keys").json()["actions"]["POST"]["base_url"]]
+    assert US in field["help_text"]
+
+
+def test_no_address_is_taken_where_the_operator_has_set_it(client, settings) -> None:
+    settings.AIPROXY_ALIBABA_BASE_URL = "https://models.example.com/v1"
+    assert list(post(client, provider="alibaba", base_url=US).json()) == ["base_url"]
+
+
+def test_a_key_moves_to_another_region_with_the_key_only(client, stored) -> None:
+    row = stored(provider="alibaba")
+    url = f"/api-keys/{row.pk}"
+    assert list(client.patch(url, {"base_url": US}).json()) == ["base_url"]
+    assert client.patch(url, {"base_url": US, "key": make_key()}).json()["base_url"] == US
+    assert client.patch(url, {"base_url": US, "label": "moved"}).status_code == 200
+    row.refresh_from_db()
+    assert row.unseal().reveal()
+
+
+def test_a_key_whose_address_is_no_longer_allowed_is_not_replaced(client, settings) -> None:
+    row = post(client, provider="alibaba", base_url=US).json()
+    settings.AIPROXY_ALIBABA_BASE_URL = "https://models.example.com/v1"
+    answer = client.patch(f"/api-keys/{row['id']}", {"key": make_key()})
+    assert (answer.status_code, list(answer.json())) == (400, ["base_url"])

@@ -272,6 +272,27 @@ def test_it_goes_out_through_the_operators_proxy(stored, provider, https, settin
     assert Tunnel.targets == [f"127.0.0.1:{provider.server.server_port}"]
 
 
+class Closed(Tunnel):
+    """One that lets nobody out."""
+
+    targets: list[str] = []
+
+    def do_CONNECT(self) -> None:
+        self.targets.append(self.path)
+        self.send_error(403)
+
+
+def test_it_asks_in_the_region_of_the_key(owner, settings) -> None:
+    url = "https://dashscope-us.aliyuncs.com/compatible-mode/v1"
+    row = store.add(owner.id, "alibaba", "", Secret(make_key()), base_url=url)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Closed) as closed:
+        threading.Thread(target=closed.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        settings.AIPROXY_UPSTREAM_PROXY = f"http://127.0.0.1:{closed.server_port}"
+        assert check_api_key(row).valid is None
+        closed.shutdown()
+    assert Closed.targets == ["dashscope-us.aliyuncs.com:443"]
+
+
 def test_a_closed_way_out_is_not_the_keys_fault(stored, provider, https, settings) -> None:
     settings.AIPROXY_UPSTREAM_PROXY = provider.url  # speaks TLS, so it is no proxy
     assert check_api_key(stored()).valid is None

@@ -1,4 +1,7 @@
+from pathlib import Path
+
 import pytest
+from django.conf import settings
 
 from vault import providers
 from vault.models import Provider as Choices
@@ -82,3 +85,13 @@ def test_a_moved_provider_has_keys_of_any_make(settings) -> None:
 def test_what_it_says_never_quotes_the_key() -> None:
     key = make_key("sk-ant-")
     assert key[8:16] not in (PROVIDERS["openai"].check_shape(key) or "")
+
+
+def test_every_address_of_a_provider_is_documented() -> None:
+    page = (Path(settings.BASE_DIR) / "docs" / "providers.md").read_text()
+    for provider in PROVIDERS.values():
+        assert all(f"| `{address}` |" in page for address in provider.addresses)
+
+
+def test_its_official_address_is_among_those_to_choose_from() -> None:
+    assert all(one.official_base_url in one.addresses for one in PROVIDERS.values() if one.addresses)

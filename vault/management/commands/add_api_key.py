@@ -24,6 +24,7 @@ class Command(BaseCommand):
         parser.add_argument("provider", choices=sorted(PROVIDERS))
         parser.add_argument("--label", default="", help="What the owner calls it.")
         parser.add_argument("--priority", type=int, default=100, metavar="N", help="Lower ones are used first.")
+        parser.add_argument("--base-url", default="", metavar="URL", help="The address of its region, for Alibaba.")
         parser.add_argument("--test", action="store_true", help="Ask the provider about it, once it is stored.")
 
     def handle(self, *args: Any, **options: Any) -> str:
@@ -32,7 +33,8 @@ class Command(BaseCommand):
             raise CommandError("--priority: 0 to 32767.")
         key = getpass("Key: ") if sys.stdin.isatty() else sys.stdin.readline()
         try:
-            row = store.add(user.pk, provider, options["label"], Secret(key.strip()), priority=options["priority"])
+            chosen = {"priority": options["priority"], "base_url": options["base_url"].rstrip("/")}
+            row = store.add(user.pk, provider, options["label"], Secret(key.strip()), **chosen)
         except (store.NotStored, ValueError) as error:
             raise CommandError(str(error)) from error
         told = f"Stored {row} for {user.email}."
