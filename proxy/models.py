@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from accounts.ids import uuid7
 from accounts.models import ProxyKey, User
+from audit.trail import watch
 from proxy.errors import NotFound
 from proxy.routing import PREFIXES, route
 
@@ -68,6 +69,7 @@ class ModelAliasQuerySet(models.QuerySet["ModelAlias"]):
             raise ModelAlias.DoesNotExist
 
 
+@watch("user", "proxy_key", "name", "targets", ignored=["created_at"])
 class ModelAlias(models.Model):
     """A name that stands for models, tried in order. Each change bumps its user's epoch."""
 

@@ -7,6 +7,7 @@ from django.test import Client
 
 from accounts.keys import issue
 from accounts.models import User
+from audit.models import Event
 from proxy import models
 from proxy.models import ModelAlias
 
@@ -117,6 +118,14 @@ def test_it_tells_them_again_when_a_call_is_repeated(client, owner, best):
     assert client.post(LIST, BEST).status_code == 409
     assert [client.delete(url).status_code for _ in range(2)] == [204, 404]
     assert epoch_of(owner) == before + 3
+
+
+def test_every_change_is_in_the_audit_log(client, best):
+    client.patch(f"{LIST}/{best['id']}", {"models": ["gpt-4o"]})
+    client.delete(f"{LIST}/{best['id']}")
+    events = Event.objects.filter(object_id=best["id"]).order_by("id")
+    assert [event.action for event in events] == ["create", "change", "delete"]
+    assert events[1].changes == {"targets": [BEST["models"], ["gpt-4o"]]}
 
 
 def test_it_goes_with_its_key_and_with_its_user(client, owner, key, best):
