@@ -190,5 +190,5 @@ def test_it_shows_thoughts_to_who_asked(thinking, shown):
 def test_it_says_an_error_as_anthropic_does(error, kind):
     expected = {"type": "error", "error": {"type": kind, "message": "no"}, "request_id": "r1"}
     assert json.loads(messages.render(error, "r1")) == expected
-    event = messages.error_event(error, "r1")
+    event = messages.error_event(error, "r1", MESSAGES.wires["google"].decoder(Call("m")))
     assert (sse.name_of(event), json.loads(sse.data_of(event))) == (b"error", expected)
