@@ -306,7 +306,7 @@ class Exchange:
         await read_out(response)
 
     def _with_cost(self, events: bytes, decoder: Decoder) -> bytes:
-        cost = self._price(decoder.usage)
+        cost = self._price(decoder.usage, "provider") if decoder.usage else None
         return events if cost is None else with_cost(events, f"{cost:.8f}")
 
     # --- how it ends ---------------------------------------------------------------------------------------------
@@ -318,7 +318,7 @@ class Exchange:
             headers += served_by(self._route, self._attempts.tried if self._attempts else 0)
         if self._attempts is not None and self._attempts.provider_request_id:
             headers.append((b"x-provider-request-id", self._attempts.provider_request_id))
-        if self._cost is not None:  # of a plain answer: it has ended before it begins
+        if self._cost is not None and self._error is None:  # of a plain answer: it has ended before it begins
             headers.append((b"x-aiproxy-cost", f"{self._cost:.8f}".encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
@@ -402,19 +402,25 @@ class Exchange:
         usage = self._usage or (self._decoder.usage if self._decoder else None)
         if usage is not None and usage.is_count():
             return usage, "provider"
-        refused = self._error is not None and self._error.complete_answer and self._decoder is None
-        if self._call is None or self._attempts is None or not self._attempts.may_be_billed or refused:
+        if self._call is None or not self._may_be_billed():
             return Usage(), "none"
         if self._endpoint is not None and not self._endpoint.is_estimated:
             return Usage(), "none"
         seen = self._decoder.chunks if self._decoder else 0
         return Usage(self._call.tokens_input, seen, self._call.tokens_input + seen), "estimated"
 
-    def _price(self, usage: Usage | None, source: str = "provider") -> Decimal | None:
-        """None: unknown. Of estimates those of a stream count only: what a plain answer used, its provider says."""
-        if usage is None or self._route is None or source == "none" or (source == "estimated" and not self._decoder):
-            return None
-        return pricing.cost(self._route.provider, self._route.model, usage)
+    def _may_be_billed(self) -> bool:
+        refused = self._error is not None and self._error.complete_answer and self._decoder is None
+        return self._attempts is not None and self._attempts.may_be_billed and not refused
+
+    def _price(self, usage: Usage, source: str) -> Decimal | None:
+        """US dollars; None: unknown. Of estimates those of streams count only: of a plain answer we know too little."""
+        found, endpoint = self._route, self._endpoint
+        nothing_used = source == "provider" and not usage.total
+        if found is None or endpoint is None or endpoint.method == "GET" or nothing_used or not self._may_be_billed():
+            return Decimal(0)
+        is_known = source == "provider" or (source == "estimated" and self._decoder is not None)
+        return pricing.cost(found.provider, found.model, usage if is_known else None)
 
     def _end_record(self, usage: Usage, source: str, times: record.Times) -> End:
         assert self._identity is not None

@@ -1,4 +1,7 @@
-"""Owns how staff look at the log and its sums: read-only, and never by counting or scanning all of it."""
+"""Owns how staff look at the log and its sums: read-only, and never by counting or scanning all of it.
+
+And how they enter prices: what requests were billed by stays as it was, in the list and in the audit log.
+"""
 
 import datetime as dt
 from functools import cached_property
@@ -23,7 +26,9 @@ from accounts.models import ProxyKey, User
 from audit.models import Action
 from audit.trail import record
 from usage import export, log_pages, periods
-from usage.models import Outcome, ProxyRequest, ProxyRequestQuerySet, UsageHour
+from usage.models import Outcome, Price, ProxyRequest, ProxyRequestQuerySet, UsageHour
+from usage.overrides import STALE_AT_MOST
+from usage.pricing import Prices
 from vault.models import ApiKey
 
 if TYPE_CHECKING:
@@ -325,3 +330,48 @@ class UsageHourAdmin(ReadOnly):
         query = {"when": periods.name(row.hour, "hour"), "user": row.user_id, "model": row.model}
         url = f"{reverse('admin:usage_proxyrequest_changelist')}?{urlencode(query)}"
         return format_html('<a href="{}">{}</a>', url, f"{row.requests:,}")
+
+
+@admin.register(Price)
+class PriceAdmin(ModelAdminBase):
+    list_display = ["provider", "model", "input", "output", "book", "valid_from", "until", "holds", "note"]
+    list_filter = ["provider"]
+    search_fields = ["model", "note"]
+    date_hierarchy = "valid_from"
+    actions = None  # deleting many would ask for each whether it may
+    fieldsets = [
+        (
+            None,
+            {
+                "fields": ["provider", "model", "valid_from", "until", "note"],
+                "description": "Before the book's price, in dollars a million tokens. Workers know it "
+                f"{STALE_AT_MOST:.0f} seconds after it is saved at the latest. One that has begun can be ended, not changed.",
+            },
+        ),
+        ("Text", {"fields": ["input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoned"]}),
+        (
+            "Sound and images",
+            {"fields": ["audio_input", "audio_cached", "audio_output", "image_input", "image_output"]},
+        ),
+    ]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Price | None = None) -> list[str]:
+        if obj is None or not obj.has_begun:
+            return []
+        return [field.name for field in Price._meta.fields if field.editable and field.name not in {"until", "note"}]
+
+    def has_delete_permission(self, request: HttpRequest, obj: Price | None = None) -> bool:
+        return super().has_delete_permission(request, obj) and (obj is None or not obj.has_begun)
+
+    @admin.display(boolean=True, description="holds now")
+    def holds(self, price: Price) -> bool:
+        return price.holds
+
+    @admin.display(description="book: input, output")
+    def book(self, price: Price) -> str:
+        """What the book says of the same name, for comparison."""
+        found = Prices().of(price.provider, price.model)
+        if found is None:
+            return "unknown"
+        dollars: Any = found.dollars[""][0]
+        return f"{dollars.input:f}, {dollars.output:f}"

@@ -13,6 +13,7 @@ from django.db import models
 from django.utils import timezone
 
 from accounts.ids import made_at, uuid7
+from audit.trail import watch
 from usage.pricing import CLASSES, Dollars, Override
 from vault.models import Provider
 
@@ -95,9 +96,7 @@ class ProxyRequest(models.Model):
     usage_source = models.CharField(
         max_length=10, choices=UsageSource.choices, default=UsageSource.NONE, help_text="Who counted the tokens."
     )
-    cost = models.DecimalField(
-        max_digits=12, decimal_places=8, null=True, help_text="US dollars; empty: the price is unknown."
-    )
+    cost = models.DecimalField(max_digits=12, decimal_places=8, null=True, help_text="US dollars; empty: not known.")
     latency_ms = models.PositiveIntegerField(default=0, help_text="From its arrival to the last byte.")
     ttft_ms = models.PositiveIntegerField(null=True, help_text="From its arrival to the first answer byte.")
     overhead_ms = models.FloatField(null=True, help_text="Our own part, before the provider was asked.")
@@ -155,8 +154,10 @@ class UsageHour(models.Model):
     tokens_total = _count("Input and output.")
     tokens_cached = _count("Input tokens read from a cache.")
     tokens_reasoning = _count("Output tokens spent on reasoning.")
-    cost = models.DecimalField(max_digits=18, decimal_places=8, default=0, help_text="US dollars, as far as known.")
-    unpriced = _count("Requests that used tokens at an unknown price.")
+    cost = models.DecimalField(
+        max_digits=18, decimal_places=8, default=0, help_text="US dollars; of the requests whose cost is known."
+    )
+    unpriced = _count("Requests whose cost is not known.")
     latency_ms_sum = _count("Of the complete requests.")
     latency_100 = _count("At most 0.1 s.")
     latency_250 = _count("At most 0.25 s.")
@@ -211,6 +212,7 @@ def _part(help_text: str) -> "models.DecimalField[Decimal | None, Decimal | None
     return _dollars(help_text, null=True, blank=True)  # type: ignore[return-value]
 
 
+@watch("provider", "model", *CLASSES, "valid_from", "until", "note", ignored=["created_at"])
 class Price(models.Model):
     """A price of staff's: before the book's, from a date on. Dollars a million tokens.
 
@@ -239,7 +241,7 @@ class Price(models.Model):
     image_input = _part("Image input. Empty: as input.")
     image_output = _part("Image output. Empty: as output.")
     valid_from = models.DateTimeField(
-        default=timezone.now, help_text="From when on it holds, UTC. May be in the future."
+        default=timezone.now, help_text="From when on it holds, UTC; requests before it is entered keep their cost."
     )
     until = models.DateTimeField(
         null=True, blank=True, help_text="When it ends, and the book's price holds again. Empty: it does not end."
@@ -275,7 +277,13 @@ class Price(models.Model):
 
     @property
     def has_begun(self) -> bool:
-        return not self._state.adding and self.valid_from <= timezone.now()
+        """Whether requests may have been billed by it."""
+        return self.valid_from <= timezone.now()
+
+    @property
+    def holds(self) -> bool:
+        now = timezone.now()
+        return self.valid_from <= now and (self.until is None or now < self.until)
 
     def override(self) -> Override:
         dollars = Dollars(**{name: getattr(self, name) for name in CLASSES})

@@ -160,14 +160,13 @@ class Price(msgspec.Struct, frozen=True):
     id: str  # of the model in the book, or staff's pattern
     source: str  # "book" or "staff"
     since: dt.datetime | None  # None: as long as it is known
-    dollars: tuple[Dollars, ...]  # by rising `above`
     context: int | None  # the most input tokens, where known
-    rates: tuple[_Rates, ...]
-    service_tiers: dict[str, tuple[_Rates, ...]]  # other than the standard one
+    dollars: dict[str, list[Dollars]]  # of each service tier ("" is the standard one), by rising `above`
+    rates: dict[str, list[_Rates]]  # the same
 
     def cost(self, tokens: Tokens) -> Decimal | None:
         """US dollars to eight decimals; None when the price of what was used is not known, or it cannot be true."""
-        steps = self.service_tiers.get(tokens.service_tier) if tokens.service_tier else self.rates
+        steps = self.rates.get(tokens.service_tier)
         if steps is None:
             return None
         rates = steps[0]
@@ -178,6 +177,10 @@ class Price(msgspec.Struct, frozen=True):
         if pico is None or not 0 <= pico < COST_LIMIT * _PICO:
             return None
         return Decimal((pico + _STEP // 2) // _STEP).scaleb(-8)
+
+    def unless_billed(self) -> Decimal | None:
+        """Nothing, if that is what every token costs; else None."""
+        return Decimal(0) if self.dollars[""] == [Dollars(Decimal(0))] else None
 
 
 class Override(msgspec.Struct, frozen=True):
@@ -261,17 +264,26 @@ class Prices:
             return None
         found = begun[-1]
         since = dt.datetime.combine(found.since, dt.time(), dt.UTC) if found.since else None
-        tiers = {name: _steps(prices) for name, prices in found.service_tiers.items()}
-        return Price(entry.id, "book", since, tuple(found.prices), entry.context, _steps(found.prices), tiers)
+        return _price(entry.id, "book", since, {"": found.prices, **found.service_tiers}, context=entry.context)
+
+    def listed(self, provider: str) -> dict[str, Price]:
+        """What every model costs that has a price, by the book's name of it or by staff's pattern."""
+        found = {entry.id: self.of(provider, entry.id) or self.in_book(entry) for _, entry in book().get(provider, ())}
+        for override in self.overrides:
+            if override.provider == provider:
+                found.setdefault(override.model, _staffs(override))
+        return {name: price for name, price in sorted(found.items()) if price is not None}
 
 
 def _staffs(override: Override) -> Price:
-    dollars = (override.dollars,)
-    return Price(override.model, "staff", override.since, dollars, None, _steps(dollars), {})
+    return _price(override.model, "staff", override.since, {"": [override.dollars]})
 
 
-def _steps(prices: Sequence[Dollars]) -> tuple[_Rates, ...]:
-    return tuple(_Rates.of(one) for one in prices)
+def _price(
+    id: str, source: str, since: dt.datetime | None, dollars: dict[str, list[Dollars]], *, context: int | None = None
+) -> Price:
+    rates = {tier: [_Rates.of(step) for step in steps] for tier, steps in dollars.items()}
+    return Price(id, source, since, context, dollars, rates)
 
 
 _present = Prices()
@@ -291,7 +303,9 @@ def price_of(provider: str, model: str) -> Price | None:
     return _present.of(provider, model)
 
 
-def cost(provider: str, model: str, tokens: Tokens) -> Decimal | None:
-    """US dollars; None: unknown."""
+def cost(provider: str, model: str, tokens: Tokens | None) -> Decimal | None:
+    """US dollars; None: unknown. Without its tokens it is known of what is free."""
     price = price_of(provider, model)
-    return price.cost(tokens) if price is not None else None
+    if price is None:
+        return None
+    return price.cost(tokens) if tokens is not None else price.unless_billed()

@@ -39,8 +39,8 @@ class Summary:
 def summary(user_id: UUID | None, since: dt.datetime, until: dt.datetime, group_by: str) -> Summary:
     """The sums of one user, or of all with None, from the hour that `since` is in until before `until`.
 
-    Each has: requests, errors, tokens, `cost` (dollars; None: no price is known), `unpriced` (requests whose price is
-    unknown), mean and percentiles of the latency of complete requests (milliseconds; None: there were none).
+    Each has: requests, errors, tokens, `cost` (dollars; None: no cost is known), `unpriced` (requests whose cost is not
+    known), mean and percentiles of the latency of complete requests (milliseconds; None: there were none).
     """
     since = since.replace(minute=0, second=0, microsecond=0)
     hours: QuerySet[UsageHour] = UsageHour.objects.filter(hour__gte=since, hour__lt=until)

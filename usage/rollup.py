@@ -11,7 +11,7 @@ from django.db import connection
 from django.db.models import F
 
 from accounts.ids import made_at
-from usage.models import NOT_ERRORS, Outcome, UsageHour, UsageSource
+from usage.models import NOT_ERRORS, Outcome, UsageHour
 
 # Upper bounds of the latency buckets, milliseconds; the last bucket takes the rest.
 BUCKETS_MS = (100, 250, 500, 1_000, 2_000, 4_000, 8_000, 15_000, 30_000, 60_000, 120_000)
@@ -39,7 +39,6 @@ class Recorded(Protocol):
     provider: str
     model: str
     outcome: str
-    usage_source: str
     cost: Decimal | None
     latency_ms: int
     tokens_input: int
@@ -66,7 +65,7 @@ def fold(rows: Iterable[Recorded]) -> dict[Key, Sums]:
         for name in TOKENS:
             sums[name] += getattr(row, name)
         sums["cost"] += row.cost or 0
-        sums["unpriced"] += row.cost is None and row.usage_source != UsageSource.NONE
+        sums["unpriced"] += row.cost is None
         if row.outcome == Outcome.OK:
             sums["latency_ms_sum"] += row.latency_ms
             sums[BUCKETS[bisect_left(BUCKETS_MS, row.latency_ms)]] += 1

@@ -203,7 +203,15 @@ def traffic(record):
     record(0, latency_ms=150)
     record(0, latency_ms=3_000)
     record(0, model="claude", provider="anthropic", cost=Decimal("0.25"))
-    record(0, model="claude", provider="anthropic", outcome="provider_error", status_code=502, usage_source="none")
+    record(
+        0,
+        model="claude",
+        provider="anthropic",
+        outcome="provider_error",
+        status_code=502,
+        usage_source="none",
+        cost=Decimal(0),
+    )
     record(0, outcome="client_gone", status_code=499)
 
 
