@@ -171,9 +171,9 @@ class ProxyRequestAdmin(ReadOnly):
     def tokens(self, row: ProxyRequest) -> str:
         return f"{row.tokens_input:,} → {row.tokens_output:,}"
 
-    @admin.display(description="Cost", empty_value="")
+    @admin.display(description="Cost")
     def dollars(self, row: ProxyRequest) -> str:
-        return "" if row.cost is None else f"${row.cost:.4f}"
+        return "unknown" if row.cost is None else f"${row.cost:.6f}"
 
     @admin.display(description="Latency")
     def latency(self, row: ProxyRequest) -> SafeString:
@@ -345,7 +345,7 @@ class PriceAdmin(ModelAdminBase):
             {
                 "fields": ["provider", "model", "valid_from", "until", "note"],
                 "description": "Before the book's price, in dollars a million tokens. Workers know it "
-                f"{STALE_AT_MOST:.0f} seconds after it is saved at the latest. One that has begun can be ended, not changed.",
+                f"{STALE_AT_MOST:.0f} seconds after it is saved at the latest. One that has begun can only be ended.",
             },
         ),
         ("Text", {"fields": ["input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoned"]}),

@@ -19,7 +19,8 @@ class Overrides:
     """Keeps `pricing` up to date while it is open; open() comes after fork. An absent database changes nothing."""
 
     def __init__(self) -> None:
-        self._closing = threading.Event()
+        self._closing = False
+        self._wake = threading.Event()
         self._read = threading.Event()
         self._thread = threading.Thread(target=self._run, name="prices", daemon=True)
 
@@ -29,14 +30,19 @@ class Overrides:
         self._thread.start()
         self._read.wait(_FIRST)
 
+    def read_again(self) -> None:
+        self._wake.set()
+
     def close(self) -> None:
-        self._closing.set()
+        self._closing = True
+        self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def _run(self) -> None:
         away = False
-        while not self._closing.is_set():
+        while not self._closing:
+            self._wake.clear()
             try:
                 pricing.renew(Price.objects.overrides())
                 away = False
@@ -48,4 +54,4 @@ class Overrides:
             finally:
                 connection.close()
             self._read.set()
-            self._closing.wait(STALE_AT_MOST)
+            self._wake.wait(STALE_AT_MOST)

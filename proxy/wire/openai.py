@@ -41,6 +41,8 @@ class _Usage(msgspec.Struct):
         of_input = self.prompt_tokens_details or _NO_DETAILS
         of_output = self.completion_tokens_details or _NO_DETAILS
         cached = of_input.cached_tokens or 0
+        # How much of them was cached is not said: text is what a prompt begins with, and so what is cached first.
+        uncached = max(0, input - cached)
         return Usage(
             input=input,
             output=output,
@@ -48,10 +50,9 @@ class _Usage(msgspec.Struct):
             cached=cached,
             reasoning=of_output.reasoning_tokens or 0,
             cache_write=of_input.cache_write_tokens or 0,
-            # How much of it was cached is not said: text is what a prompt begins with, and so what is cached first.
-            audio_input=min(of_input.audio_tokens or 0, max(0, input - cached)),
+            audio_input=min(of_input.audio_tokens or 0, uncached),
             audio_output=of_output.audio_tokens or 0,
-            image_input=of_input.image_tokens or 0,
+            image_input=min(of_input.image_tokens or 0, uncached),
             service_tier="" if service_tier in _STANDARD else str(service_tier),
         )
 
