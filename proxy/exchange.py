@@ -420,7 +420,9 @@ class Exchange:
         if found is None or endpoint is None or endpoint.method == "GET" or nothing_used or not self._may_be_billed():
             return Decimal(0)
         is_known = source == "provider" or (source == "estimated" and self._decoder is not None)
-        return pricing.cost(found.provider, found.model, usage if is_known else None)
+        credential = self._attempts.credential if self._attempts else None
+        address = credential.context.base_url if credential else ""
+        return pricing.cost(found.provider, found.model, usage if is_known else None, address)
 
     def _end_record(self, usage: Usage, source: str, times: record.Times) -> End:
         assert self._identity is not None

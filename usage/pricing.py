@@ -22,6 +22,8 @@ BOOK = Path(__file__).with_name("prices.json")
 COST_LIMIT = 10_000
 _PICO = 10**12
 _STEP = 10**4  # pico-dollars in the last decimal of a cost
+# Where the book's prices hold, of a provider with several addresses: Alibaba's are those of Singapore.
+_LISTED_AT = re.compile(r"//dashscope-intl\.|\.ap-southeast-1\.")
 # Model names come from clients: no more than this many are remembered.
 _REMEMBERED = 4096
 
@@ -303,9 +305,12 @@ def price_of(provider: str, model: str) -> Price | None:
     return _present.of(provider, model)
 
 
-def cost(provider: str, model: str, tokens: Tokens | None) -> Decimal | None:
-    """US dollars; None: unknown. Without its tokens it is known of what is free."""
+def cost(provider: str, model: str, tokens: Tokens | None, address: str = "") -> Decimal | None:
+    """US dollars; None: unknown. Without its tokens it is known of what is free.
+
+    `address`: another one of the provider than the usual, that was asked.
+    """
     price = price_of(provider, model)
-    if price is None:
+    if price is None or (address and price.source == "book" and not _LISTED_AT.search(address)):
         return None
     return price.cost(tokens) if tokens is not None else price.unless_billed()

@@ -53,14 +53,13 @@ class _Usage(msgspec.Struct):
             audio_input=min(of_input.audio_tokens or 0, uncached),
             audio_output=of_output.audio_tokens or 0,
             image_input=min(of_input.image_tokens or 0, uncached),
-            service_tier="" if service_tier in _STANDARD else str(service_tier),
+            service_tier=tier_of(service_tier),
         )
 
 
 # Where the usage of a chunk begins, as OpenAI and our own encoders write it.
 USAGE = b'"usage":{'
-# https://platform.openai.com/docs/api-reference/chat/object: the tier that served it.
-_STANDARD = frozenset({None, "", "default", "auto", "standard"})
+_STANDARD = frozenset({"default", "auto", "standard"})
 _NO_DETAILS = _Details()
 
 
@@ -172,6 +171,11 @@ def usage(body: bytes) -> Usage | None:
             continue
         return found.usage.plain(found.service_tier) if found.usage else None
     return None
+
+
+def tier_of(said: str | None) -> str:
+    """The service tier of an answer; empty for the standard one. https://platform.openai.com/docs/api-reference/chat/object"""
+    return "" if said is None or said in _STANDARD else said
 
 
 def with_cost(events: bytes, cost: str) -> bytes:

@@ -26,6 +26,7 @@ _ENDS = frozenset({"response.completed", "response.incomplete", "response.failed
 
 class _Details(msgspec.Struct):
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
 
 
@@ -36,19 +37,23 @@ class _Usage(msgspec.Struct):
     input_tokens_details: _Details | None = None
     output_tokens_details: _Details | None = None
 
-    def plain(self) -> Usage:
+    def plain(self, service_tier: str | None) -> Usage:
         total = self.total_tokens if self.total_tokens is not None else self.input_tokens + self.output_tokens
+        of_input = self.input_tokens_details or _Details()
         return Usage(
             input=self.input_tokens,
             output=self.output_tokens,
             total=total,
-            cached=(self.input_tokens_details and self.input_tokens_details.cached_tokens) or 0,
+            cached=of_input.cached_tokens or 0,
+            cache_write=of_input.cache_write_tokens or 0,
             reasoning=(self.output_tokens_details and self.output_tokens_details.reasoning_tokens) or 0,
+            service_tier=chat.tier_of(service_tier),
         )
 
 
 class _Response(msgspec.Struct):
     usage: _Usage | None = None
+    service_tier: str | None = None
 
 
 class _Error(msgspec.Struct):
@@ -141,7 +146,7 @@ class Decoder:
             self.final = event
             ended = _read(data, _Ended)
             if self._counts and ended is not None and ended.response.usage is not None:
-                self.usage = ended.response.usage.plain()
+                self.usage = ended.response.usage.plain(ended.response.service_tier)
         if kind == "response.failed":
             failed = _read(data, _Failed)
             self.failure = _failure(failed.response if failed else _Error())
@@ -175,10 +180,10 @@ def usage(body: bytes) -> Usage | None:
     """The usage of a Response, or of the end of a long one whose beginning is gone; None if it has none."""
     for part in (body, b"{" + body[body.rfind(b'"usage"') :]):
         try:
-            found = _decode_response(part).usage
+            found = _decode_response(part)
         except (msgspec.DecodeError, RecursionError):
             continue
-        return found.plain() if found else None
+        return found.usage.plain(found.service_tier) if found.usage else None
     return None
 
 

@@ -133,6 +133,13 @@ def test_it_does_not_know_the_cost_of_what_has_no_price(model, tokens):
     assert cost("openai", model, tokens) is None
 
 
+def test_it_knows_alibabas_prices_in_singapore_only():
+    for host in ("dashscope-intl.aliyuncs.com", "ws1.ap-southeast-1.maas.aliyuncs.com"):
+        assert pricing.cost("alibaba", "qwen-plus", used(M), f"https://{host}/v1") == Decimal("1.2")
+    for host in ("dashscope.aliyuncs.com", "dashscope-us.aliyuncs.com", "coding-intl.dashscope.aliyuncs.com"):
+        assert pricing.cost("alibaba", "qwen-plus", used(M), f"https://{host}/v1") is None
+
+
 def test_it_takes_a_price_from_its_day_on():
     before = dt.datetime(2026, 12, 31, 23, 59, tzinfo=dt.UTC)
     assert cost("google", "gemini-3.7-flash", used(M), at=before) == "0.75000000"
