@@ -3,22 +3,23 @@ app's admin.py."""
 
 from typing import Any
 
-from django.contrib import admin
-from django.contrib.admin.apps import AdminConfig as DjangoAdminConfig
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
 from django.urls import reverse
+
+from aiproxy import dashboard
+from staff.site import StaffSite
 
 # What is not listed comes last, under its app's name.
 _NAVIGATION = {
     "Traffic": ["ProxyRequest", "UsageHour", "Price"],
     "People": ["User", "Plan", "SignIn"],
     "Keys": ["ProxyKey", "ApiKey"],
-    "Security": ["Event", "Group", "AccessAttempt", "AccessFailureLog", "AccessLog"],
+    "Security": ["Event", "Group", "Authenticator", "AccessAttempt", "AccessFailureLog", "AccessLog"],
 }
 
 
-class AdminSite(admin.AdminSite):
+class AdminSite(StaffSite):
     site_title = "aiproxy"
     site_header = "aiproxy"
     index_title = "Overview"
@@ -29,8 +30,6 @@ class AdminSite(admin.AdminSite):
         return {**context, "navigation": _navigation(request, context["available_apps"])}
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
-        from aiproxy import dashboard  # models are not ready when the site is made
-
         return super().index(request, {**dashboard.context(request), **(extra_context or {})})
 
 
@@ -53,7 +52,3 @@ def _navigation(request: HttpRequest, apps: list[dict[str, Any]]) -> dict[str, l
         links["ApiKey"]["here"] = links["ApiKey"]["here"] and not here
         groups["Keys"].append({"name": "Keyring", "url": url, "here": here})
     return {title: group for title, group in groups.items() if group}
-
-
-class AdminConfig(DjangoAdminConfig):
-    default_site = "aiproxy.admin.AdminSite"

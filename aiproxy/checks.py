@@ -11,6 +11,7 @@ import functools
 import ipaddress
 import logging
 import os
+import re
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.http.request import validate_host
 
 from accounts.addresses import networks
 from accounts.keyset import KeysetError, parse_keyset
@@ -41,6 +43,8 @@ _EXAMPLES = (
     "password",
     "sk-1234",
 )
+# First parts of other paths.
+_TAKEN = ("api", "api-keys", "auth", "health", "livez", "metrics", "proxy-api-keys", "readyz", "static", "usage", "v1")
 _MAKE_TEXT = 'Generate one: `python -c "import secrets; print(secrets.token_urlsafe(48))"`.'
 _MAKE_PEPPER = "Generate one with `openssl rand -base64 32`, and write it after its id, as in `1:…`."
 
@@ -132,6 +136,27 @@ def check_hosts(**_: Any) -> list[CheckMessage]:
     if settings.DEBUG and outside:
         message = "DEBUG is on, and ALLOWED_HOSTS names hosts beyond this machine: error pages show settings and code."
         found.append(Warning(message, "Set DEBUG=false.", id="aiproxy.W009"))
+    return found
+
+
+@register(TAG, Tags.security)
+def check_back_office(**_: Any) -> list[CheckMessage]:
+    found: list[CheckMessage] = []
+    path, host = settings.AIPROXY_ADMIN_PATH, settings.AIPROXY_ADMIN_HOST
+    if not re.fullmatch(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*", path) or path.partition("/")[0] in _TAKEN:
+        message = "AIPROXY_ADMIN_PATH is no path of its own."
+        hint = f"Letters, digits, `-` and `_`, as in `back-office`; not below {', '.join(_TAKEN)}."
+        found.append(Error(message, hint, id="aiproxy.E017"))
+    if host and not validate_host(host, settings.ALLOWED_HOSTS):
+        message = "AIPROXY_ADMIN_HOST is not among ALLOWED_HOSTS: nobody could reach the back-office."
+        found.append(Error(message, "Add its name, without a port, to both.", id="aiproxy.E018"))
+    if settings.AIPROXY_HTTPS and not settings.AIPROXY_ADMIN_SECOND_FACTOR:
+        message = "AIPROXY_ADMIN_SECOND_FACTOR is off: a password alone opens the back-office."
+        found.append(Warning(message, "Leave it on in production.", id="aiproxy.W019"))
+    if min(settings.AIPROXY_ADMIN_SESSION_HOURS * 60, settings.AIPROXY_ADMIN_IDLE_MINUTES) < 1:
+        message = "Sessions of staff last less than a minute: nobody could work."
+        hint = "AIPROXY_ADMIN_SESSION_HOURS and AIPROXY_ADMIN_IDLE_MINUTES."
+        found.append(Error(message, hint, id="aiproxy.E020"))
     return found
 
 

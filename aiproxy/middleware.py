@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
+from django.http.request import split_domain_port
 from rest_framework.renderers import BrowsableAPIRenderer
 from whitenoise.middleware import WhiteNoiseMiddleware
 from whitenoise.responders import StaticFile
@@ -116,6 +117,18 @@ def probes(get_response: View) -> View:
         return response
 
     return middleware
+
+
+def back_office_host(get_response: View) -> View:
+    """Elsewhere than at AIPROXY_ADMIN_HOST there is no back-office: the same 404 as for a page that never was."""
+    host, path = settings.AIPROXY_ADMIN_HOST, f"/{settings.AIPROXY_ADMIN_PATH}/"
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        if f"{request.path_info}/".startswith(path) and split_domain_port(request.get_host())[0] != host:
+            return errors.not_found(request, Http404())
+        return get_response(request)
+
+    return middleware if host else get_response
 
 
 def database_away(get_response: View) -> View:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import URLPattern, URLResolver
@@ -18,7 +19,10 @@ Routes = list[URLPattern | URLResolver]
 
 @require_safe
 def landing(request: HttpRequest) -> HttpResponse:
-    return render(request, "landing.html", {"origin": request.build_absolute_uri("/").rstrip("/")})
+    # one that was moved is not for everybody to find
+    is_open = settings.AIPROXY_ADMIN_PATH == "admin" and not settings.AIPROXY_ADMIN_HOST
+    context = {"origin": request.build_absolute_uri("/").rstrip("/"), "back_office": is_open}
+    return render(request, "landing.html", context)
 
 
 @dataclass(frozen=True, slots=True)

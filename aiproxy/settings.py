@@ -76,9 +76,17 @@ AIPROXY_REDIS_TIMEOUT = env.float("AIPROXY_REDIS_TIMEOUT", 0.05)
 AIPROXY_WORKERS = env.int("AIPROXY_WORKERS", 1)
 AIPROXY_JOURNAL_SEGMENT = env.int("AIPROXY_JOURNAL_SEGMENT", 8 << 20)
 
+# --- The back-office --------------------------------------------------------------------------------
+AIPROXY_ADMIN_PATH = env.str("AIPROXY_ADMIN_PATH", "").strip("/") or "admin"
+AIPROXY_ADMIN_HOST = env.str("AIPROXY_ADMIN_HOST", "").lower()  # one of ALLOWED_HOSTS; empty: all of them
+# Staff who have enrolled are asked for it in any case.
+AIPROXY_ADMIN_SECOND_FACTOR = env.bool("AIPROXY_ADMIN_SECOND_FACTOR", not DEBUG)
+AIPROXY_ADMIN_SESSION_HOURS = env.float("AIPROXY_ADMIN_SESSION_HOURS", 8)
+AIPROXY_ADMIN_IDLE_MINUTES = env.float("AIPROXY_ADMIN_IDLE_MINUTES", 30)
+
 # --- Django ----------------------------------------------------------------------------------------
 INSTALLED_APPS = [
-    "aiproxy.admin.AdminConfig",
+    "aiproxy.apps.AdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -95,6 +103,7 @@ INSTALLED_APPS = [
     "vault.apps.VaultConfig",
     "proxy.apps.ProxyConfig",
     "usage.apps.UsageConfig",
+    "staff.apps.StaffConfig",
 ]
 
 MIDDLEWARE = [
@@ -104,6 +113,7 @@ MIDDLEWARE = [
     "aiproxy.middleware.audited",
     "aiproxy.middleware.probes",
     "aiproxy.middleware.database_away",
+    "aiproxy.middleware.back_office_host",
     "accounts.errors.PlainAnswers",
     "aiproxy.middleware.content_security_policy",
     "django.middleware.security.SecurityMiddleware",
@@ -113,6 +123,8 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django_otp.middleware.OTPMiddleware",
+    "staff.sessions.middleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "axes.middleware.AxesMiddleware",
@@ -184,6 +196,7 @@ AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_USERNAME_CALLABLE = "aiproxy.sessions.login_name"
 AXES_RESET_ON_SUCCESS = True
 AXES_VERBOSE = False
+AXES_LOCKOUT_CALLABLE = "aiproxy.sessions.locked_out"
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [

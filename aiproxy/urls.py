@@ -1,5 +1,6 @@
 """Every control-plane URL. The data plane's (`/v1/*`) are in proxy/app.py. Only Django's admin has trailing slashes."""
 
+from django.conf import settings
 from django.contrib import admin
 from django.urls import include, path
 
@@ -28,7 +29,7 @@ urlpatterns = [
             )
         ),
     ),
-    path("admin/", admin.site.urls),
+    path(f"{settings.AIPROXY_ADMIN_PATH}/", admin.site.urls),
     path("health", health.health, name="health"),
     path("livez", health.livez, name="livez"),
     path("readyz", health.readyz, name="readyz"),

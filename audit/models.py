@@ -19,7 +19,7 @@ class Action(models.TextChoices):
     SIGN_IN_FAILED = "sign_in_failed", "sign-in failed"
     LOCKED_OUT = "locked_out", "locked out"
     SIGN_OUT = "sign_out", "signed out"
-    SECOND_FACTOR = "second_factor", "second factor shown"
+    SECOND_FACTOR = "second_factor", "second factor"
 
 
 class Event(models.Model):

@@ -69,6 +69,7 @@ def _prepare(database: str) -> Servers:
     _forget_the_shell()
     os.environ.update(fresh_secrets())
     os.environ["AIPROXY_HTTPS"] = "false"
+    os.environ["AIPROXY_ADMIN_SECOND_FACTOR"] = "false"  # the tests of it turn it on
     os.environ["AIPROXY_ENV_FILE"] = str(directory / "no.env")
     os.environ["AIPROXY_DATA_DIR"] = str(directory / "data")
     (directory / "data").mkdir(mode=0o700)

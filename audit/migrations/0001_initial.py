@@ -21,7 +21,7 @@ class Migration(migrations.Migration):
                 ('actor', models.CharField(blank=True, editable=False, help_text='Their e-mail address at that time, or the command.', max_length=254)),
                 ('address', models.GenericIPAddressField(editable=False, help_text='Where they were.', null=True)),
                 ('request_id', models.CharField(blank=True, editable=False, help_text='As in `x-request-id`.', max_length=36)),
-                ('action', models.CharField(choices=[('create', 'created'), ('change', 'changed'), ('delete', 'deleted'), ('revoke', 'revoked'), ('test', 'tested at the provider'), ('export', 'exported'), ('rewrap', 'stored keys re-wrapped'), ('sign_in', 'signed in'), ('sign_in_failed', 'sign-in failed'), ('locked_out', 'locked out'), ('sign_out', 'signed out'), ('second_factor', 'second factor shown')], editable=False, help_text='What they did.', max_length=20)),
+                ('action', models.CharField(choices=[('create', 'created'), ('change', 'changed'), ('delete', 'deleted'), ('revoke', 'revoked'), ('test', 'tested at the provider'), ('export', 'exported'), ('rewrap', 'stored keys re-wrapped'), ('sign_in', 'signed in'), ('sign_in_failed', 'sign-in failed'), ('locked_out', 'locked out'), ('sign_out', 'signed out'), ('second_factor', 'second factor')], editable=False, help_text='What they did.', max_length=20)),
                 ('object_type', models.CharField(blank=True, editable=False, help_text='Model, as in `accounts.user`.', max_length=80)),
                 ('object_id', models.CharField(blank=True, editable=False, help_text='Its primary key.', max_length=64)),
                 ('object_name', models.CharField(blank=True, editable=False, help_text='What it was called then.', max_length=254)),

@@ -102,7 +102,8 @@ class Command(BaseCommand):
         self.stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self.stop.set)
-        environment = dict(os.environ)
+        # one password, printed, on the loopback: a demo's second factor would only be in the way
+        environment = {"AIPROXY_ADMIN_SECOND_FACTOR": "false", **os.environ}
         provider = MockProvider()
         if not environment.get("AIPROXY_OPENAI_BASE_URL"):
             environment["AIPROXY_OPENAI_BASE_URL"] = f"http://127.0.0.1:{await provider.start()}/v1"
@@ -173,7 +174,7 @@ class Command(BaseCommand):
         self.stdout.write(
             f"\naiproxy is up.\n"
             f"  API       {url}/v1\n"
-            f"  Admin     {url}/admin/   {self.demo.email}   {password}\n"
+            f"  Admin     {url}/{settings.AIPROXY_ADMIN_PATH}/   {self.demo.email}   {password}\n"
             f"  Provider  openai at {provider_url}\n\n"
             f"Paste this to see an answer stream:\n\n{curl_line(url, self.demo.proxy_key)}\n\nCtrl-C stops it.\n"
         )

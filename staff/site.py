@@ -1,0 +1,202 @@
+"""Owns the door of the back-office: password, then second factor; each page asks again whether both were shown."""
+
+from collections.abc import Callable
+from copy import copy
+from typing import Any
+
+import django_otp
+import segno
+from axes.handlers.proxy import AxesProxyHandler
+from django import forms
+from django.conf import settings
+from django.contrib import admin
+from django.contrib.auth import REDIRECT_FIELD_NAME, logout
+from django.contrib.auth.signals import user_login_failed
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, URLResolver, path, reverse
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.safestring import mark_safe
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_protect
+from django.views.decorators.debug import sensitive_post_parameters
+
+from accounts.throttles import LoginThrottle
+from audit.models import Action
+from audit.trail import record
+from staff import sessions
+from staff.models import Authenticator, new_salt
+
+_SALT = "staff.salt"  # in the session, until the new app has shown a right code
+_WRONG = "That code is not right, or was used already. After wrong ones you must wait a little longer each time."
+
+
+class CodeForm(forms.Form):
+    code = forms.CharField(
+        label="Code",
+        max_length=40,
+        widget=forms.TextInput(attrs={"autocomplete": "one-time-code", "autofocus": True, "spellcheck": "false"}),
+    )
+
+
+class StaffSite(admin.AdminSite):
+    """An admin site whose pages are for staff who have shown a second factor; see `needs_second_factor`."""
+
+    def has_permission(self, request: HttpRequest) -> bool:
+        return self._knows_password(request) and not needs_second_factor(request)
+
+    def _knows_password(self, request: HttpRequest) -> bool:
+        return super().has_permission(request) and sessions.is_limited(request)
+
+    def get_urls(self) -> list[URLPattern | URLResolver]:
+        return [
+            path("second-factor/", self._door(self.second_factor), name="second_factor"),
+            path("second-factor/enrol/", self._door(self.enrol), name="enrol"),
+            path("second-factor/manage/", self.admin_view(self.manage), name="manage_second_factor"),
+            *super().get_urls(),
+        ]
+
+    def _door(self, view: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+        """For who has shown a password, but not more."""
+
+        def guarded(request: HttpRequest) -> HttpResponse:
+            if not self._knows_password(request):
+                return HttpResponseRedirect(reverse(f"{self.name}:login"))
+            return _too_many(request) or view(request)
+
+        return never_cache(csrf_protect(sensitive_post_parameters("code")(guarded)))
+
+    def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        if request.method == "GET" and self._knows_password(request) and needs_second_factor(request):
+            return self._to("second_factor", request)
+        return _too_many(request) or super().login(request, extra_context)
+
+    def second_factor(self, request: HttpRequest) -> HttpResponse:
+        """Asks for a code of the app, or a recovery code."""
+        if not needs_second_factor(request):
+            return HttpResponseRedirect(self._next(request))
+        if _own(request) is None:
+            return self._to("enrol", request)
+        form = CodeForm(request.POST or None)
+        if form.is_valid():
+            if is_right(request, form.cleaned_data["code"]):
+                return HttpResponseRedirect(self._next(request))
+            if not request.user.is_authenticated:
+                return _locked_out(request)
+            form.add_error("code", _WRONG)
+        return self._page(request, "code", "Second factor", form=form, next=self._next(request))
+
+    def enrol(self, request: HttpRequest) -> HttpResponse:
+        """Shows a new secret until the app has shown a right code of it, then the recovery codes, once."""
+        if _own(request) is not None:
+            return self._to("second_factor", request)
+        salt = request.session.setdefault(_SALT, new_salt())
+        new = Authenticator(user=request.user, salt=salt)
+        form = CodeForm(request.POST or None)
+        if form.is_valid():
+            if new.takes(form.cleaned_data["code"]):
+                return self._enrolled(request, new)
+            form.add_error("code", "That code is not right. Is the clock of your device?")
+        code = segno.make(new.uri, error="m").svg_inline(scale=5, border=4, dark="#000", light="#fff")
+        picture = mark_safe(code)  # noqa: S308  lines and numbers of the library's own
+        return self._page(request, "enrol", "Set up your second factor", form=form, new=new, picture=picture)
+
+    def _enrolled(self, request: HttpRequest, new: Authenticator) -> HttpResponse:
+        with transaction.atomic():
+            new.save(force_insert=True)
+            record(Action.SECOND_FACTOR, new.user, note="enrolled an authenticator app")
+            codes = new.new_recovery_codes()
+        del request.session[_SALT]
+        _let_in(request, new)
+        return self._page(request, "recovery_codes", "Your recovery codes", codes=codes, next=self._next(request))
+
+    def manage(self, request: HttpRequest) -> HttpResponse:
+        """New recovery codes, or another app: each for a code, so that an open browser is not enough."""
+        own = _own(request)
+        if own is None:
+            return self._to("enrol", request)
+        form = CodeForm(request.POST or None)
+        if form.is_valid():
+            if not is_right(request, form.cleaned_data["code"]):
+                if not request.user.is_authenticated:
+                    return _locked_out(request)
+                form.add_error("code", _WRONG)
+            elif "replace" in request.POST:
+                own.reset("gave up an authenticator app for another one")
+                return self._to("enrol", request)
+            else:
+                return self._page(request, "recovery_codes", "Your recovery codes", codes=own.new_recovery_codes())
+        left = own.recovery_codes.filter(used_at=None).count()
+        return self._page(request, "manage", "Second factor", form=form, own=own, left=left)
+
+    def _page(self, request: HttpRequest, template: str, title: str, **context: Any) -> HttpResponse:
+        everywhere = self.each_context(request)
+        if not self.has_permission(request):  # half-way in: no menu yet
+            everywhere |= {"is_nav_sidebar_enabled": False, "available_apps": []}
+        return TemplateResponse(
+            request, f"staff/{template}.html", {**everywhere, "title": title, **context},
+            headers={"Cache-Control": "no-store"},
+        )  # fmt: skip
+
+    def _to(self, name: str, request: HttpRequest) -> HttpResponse:
+        query = QueryDict(mutable=True)
+        query[REDIRECT_FIELD_NAME] = self._next(request)
+        return HttpResponseRedirect(f"{reverse(f'{self.name}:{name}')}?{query.urlencode(safe='/')}")
+
+    def _next(self, request: HttpRequest) -> str:
+        wanted = request.POST.get(REDIRECT_FIELD_NAME) or request.GET.get(REDIRECT_FIELD_NAME) or ""
+        here = url_has_allowed_host_and_scheme(wanted, {request.get_host()}, require_https=request.is_secure())
+        return wanted if here else reverse(f"{self.name}:index")
+
+
+def needs_second_factor(request: HttpRequest) -> bool:
+    """Whether one is missing: always asked of who has enrolled, and of everybody if the operator says so."""
+    if request.user.is_verified():  # type: ignore[union-attr]  # by django-otp's middleware
+        return False
+    return settings.AIPROXY_ADMIN_SECOND_FACTOR or _own(request) is not None
+
+
+def _own(request: HttpRequest) -> Authenticator | None:
+    own: Authenticator | None = getattr(request.user, "authenticator", None)
+    return own
+
+
+def is_right(request: HttpRequest, code: str) -> bool:
+    """Checks a code; wrong ones count as wrong passwords do, and the one too many signs them out."""
+    user = request.user
+    attempt = copy(request)
+    attempt.GET = attempt.POST = QueryDict()  # django-axes writes them into its table
+    credentials = {"username": user.get_username()}
+    if not AxesProxyHandler.is_allowed(attempt, credentials):
+        logout(request)
+    elif Authenticator.accept(user, code):
+        _let_in(request, Authenticator.objects.get(user=user))
+        return True
+    else:
+        user_login_failed.send(__name__, credentials=credentials, request=attempt, note="second factor")
+        if attempt.axes_locked_out:  # type: ignore[attr-defined]
+            logout(request)
+    return False
+
+
+def _let_in(request: HttpRequest, own: Authenticator) -> None:
+    request.session.cycle_key()
+    django_otp.login(request, own)
+    record(Action.SECOND_FACTOR, own.user, note="shown")
+
+
+def _too_many(request: HttpRequest) -> HttpResponse | None:
+    """An address may not try on for ever, whatever accounts it tries."""
+    if request.method != "POST" or LoginThrottle().allow_request(request, None):  # type: ignore[arg-type]
+        return None
+    return _refused(request, "Too many attempts from your address. Try again in a minute.")
+
+
+def _locked_out(request: HttpRequest) -> HttpResponse:
+    minutes = settings.AXES_COOLOFF_TIME.total_seconds() / 60
+    return _refused(request, f"Too many wrong passwords or codes. Try again in {minutes:.0f} minutes.")
+
+
+def _refused(request: HttpRequest, detail: str) -> HttpResponse:
+    return TemplateResponse(request, "error.html", {"status": 429, "detail": detail}, status=429)
