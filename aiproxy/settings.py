@@ -280,6 +280,7 @@ LOGGING = {
         "django.request": {"level": "ERROR"},
         "django.security.DisallowedHost": {"level": "CRITICAL"},
         "axes": {"level": "WARNING"},
+        "django.template": {"level": "INFO"},  # at DEBUG it writes down all that a page shows, keys and codes too
         "httpx": {"level": "WARNING"},
         "httpcore": {"level": "WARNING"},  # at DEBUG it writes down what providers answer, headers and all
     },

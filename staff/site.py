@@ -32,11 +32,18 @@ _SALT = "staff.salt"  # in the session, until the new app has shown a right code
 _WRONG = "That code is not right, or was used already. After wrong ones you must wait a little longer each time."
 
 
+class CodeInput(forms.TextInput):
+    """Shows what is typed, and never again what was: it may be good yet."""
+
+    def format_value(self, value: Any) -> None:
+        return None
+
+
 class CodeForm(forms.Form):
     code = forms.CharField(
         label="Code",
         max_length=40,
-        widget=forms.TextInput(attrs={"autocomplete": "one-time-code", "autofocus": True, "spellcheck": "false"}),
+        widget=CodeInput(attrs={"autocomplete": "one-time-code", "autofocus": True, "spellcheck": "false"}),
     )
 
 
@@ -48,6 +55,10 @@ class StaffSite(admin.AdminSite):
 
     def _knows_password(self, request: HttpRequest) -> bool:
         return super().has_permission(request) and sessions.is_limited(request)
+
+    def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:
+        """Nothing for who is only half-way in."""
+        return super().get_app_list(request, app_label) if self.has_permission(request) else []
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
         return [
@@ -131,13 +142,9 @@ class StaffSite(admin.AdminSite):
         return self._page(request, "manage", "Second factor", form=form, own=own, left=left)
 
     def _page(self, request: HttpRequest, template: str, title: str, **context: Any) -> HttpResponse:
-        everywhere = self.each_context(request)
-        if not self.has_permission(request):  # half-way in: no menu yet
-            everywhere |= {"is_nav_sidebar_enabled": False, "available_apps": []}
-        return TemplateResponse(
-            request, f"staff/{template}.html", {**everywhere, "title": title, **context},
-            headers={"Cache-Control": "no-store"},
-        )  # fmt: skip
+        context = {**self.each_context(request), "title": title, **context}
+        headers = {"Cache-Control": "no-store"}
+        return TemplateResponse(request, f"staff/{template}.html", context, headers=headers)
 
     def _to(self, name: str, request: HttpRequest) -> HttpResponse:
         query = QueryDict(mutable=True)
