@@ -148,11 +148,13 @@ def _text(fields: Json) -> Json:
 
 def _tools(fields: Json) -> Json:
     """Without tools there is nothing to choose from, and nothing to forbid."""
-    tools = [
-        function
-        for number, tool in enumerate(expect(fields.get("tools", []), list, "tools"))
-        for function in _functions(expect(tool, dict, f"tools[{number}]"), f"tools[{number}]")
-    ]
+    metadata = expect(fields.get("client_metadata", {}), dict, "client_metadata")
+    is_codex = any(name.startswith("x-codex-") for name in metadata)
+    tools: list[Json] = []
+    for number, tool in enumerate(expect(fields.get("tools", []), list, "tools")):
+        at = f"tools[{number}]"
+        if not (is_codex and expect(tool, dict, at).get("type") == "web_search"):  # nobody asked Codex to offer it
+            tools += _functions(expect(tool, dict, at), at)
     choice = _choice(fields["tool_choice"]) if "tool_choice" in fields else None
     if not tools and choice in (None, "auto", "none"):
         return {}
@@ -170,8 +172,6 @@ def _functions(tool: Json, at: str, namespace: str | None = None) -> list[Json]:
         tools = expect(tool.get("tools"), list, f"{at}.tools")
         inner = [(expect(one, dict, f"{at}.tools[{n}]"), f"{at}.tools[{n}]") for n, one in enumerate(tools)]
         return [function for one, where in inner for function in _functions(one, where, name)]
-    if kind == "web_search" and tool.get("external_web_access") is False:
-        return []  # of OpenAI's own index, which Codex always offers: nothing that another model could look into
     if kind != "function":
         raise bad(
             f"{at}: a tool of the type {kind[:64]!r} cannot be honoured by this model; tools are functions.",

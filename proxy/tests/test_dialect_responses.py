@@ -113,9 +113,10 @@ def test_it_names_what_it_cannot_honour(name):
     assert caught.value.param == param and code in {None, caught.value.code}
 
 
-def test_it_leaves_out_a_search_in_openais_own_index():
-    asked = {"model": "m", "input": "hi", "tools": [TOOL, {"type": "web_search", "external_web_access": False}]}
-    assert [tool["function"]["name"] for tool in chat_of(json.dumps(asked).encode())["tools"]] == ["time"]
+def test_it_leaves_out_the_search_that_codex_offers_unasked():
+    codex = {"client_metadata": {"x-codex-window-id": "1"}, "tools": [TOOL, {"type": "web_search"}]}
+    chat = chat_of(json.dumps({"model": "m", "input": "hi", **codex}).encode())
+    assert [tool["function"]["name"] for tool in chat["tools"]] == ["time"]
 
 
 def test_it_names_what_a_wire_refuses_in_the_clients_words():
