@@ -3,9 +3,11 @@
 A list is judged as a whole before anything is sent: a mistake in it must not wait for the day of the failover.
 """
 
+from collections.abc import Sequence
+
 from proxy.errors import BadRequest, Forbidden, NotFound
 from proxy.policy import Policy
-from proxy.routing import Route, resolve
+from proxy.routing import Route, resolve, route
 from proxy.views import Endpoint
 from proxy.wire import Call
 
@@ -14,7 +16,7 @@ NO_MODEL = (Route("openai", ""),)
 NOT_ALLOWED = "model_not_allowed"
 
 
-def candidates(policy: Policy, call: Call, endpoint: Endpoint) -> tuple[Route, ...]:
+def candidates(policy: Policy, call: Call, endpoint: Endpoint) -> Sequence[Route]:
     """Where the request may be served, the first choice first; that alone where we can answer ourselves.
 
     NotFound for a model that nobody serves there, Forbidden for one that the key may not use, BadRequest beyond its
@@ -24,21 +26,26 @@ def candidates(policy: Policy, call: Call, endpoint: Endpoint) -> tuple[Route, .
         if call.tokens_output and policy.allowed_models:  # a prompt template that OpenAI stores would choose it
             raise Forbidden("This proxy key may use some models only: name one.", param="model", code=NOT_ALLOWED)
         return NO_MODEL
-    found = resolve((call.model, *(call.fallbacks or ())), policy.aliases)
-    for route, name in found.items():
-        # The model that is asked, never the alias alone: an alias is no way around what the key may use.
-        if not (policy.allows(name) or policy.allows(route.model)):
-            raise Forbidden(f"This proxy key may not use the model {name!r}.", param="model", code=NOT_ALLOWED)
-        if route.provider not in endpoint.wires and endpoint.local is None:
-            raise NotFound(
-                f"{name!r} is served by {route.provider}, which has no {endpoint.name}.",
-                param="model",
-                code="model_not_found",
-            )
+    names = resolve((call.model, *(call.fallbacks or ())), policy.aliases)
+    routes = [_allowed(policy, name, endpoint) for name in names]
     if policy.max_tokens is not None and call.max_output is not None and call.max_output > policy.max_tokens:
         raise BadRequest(
             f"This proxy key may ask for {policy.max_tokens} output tokens at the most.",
             param="max_tokens",
             code="max_tokens_exceeded",
         )
-    return tuple(found) if endpoint.local is None else tuple(found)[:1]
+    return routes if endpoint.local is None else routes[:1]
+
+
+def _allowed(policy: Policy, name: str, endpoint: Endpoint) -> Route:
+    """Judges the model that is asked, never the alias: an alias is no way around what the key may use."""
+    found = route(name)
+    if not (policy.allows(name) or policy.allows(found.model)):
+        raise Forbidden(f"This proxy key may not use the model {name!r}.", param="model", code=NOT_ALLOWED)
+    if found.provider not in endpoint.wires and endpoint.local is None:
+        raise NotFound(
+            f"{name!r} is served by {found.provider}, which has no {endpoint.name}.",
+            param="model",
+            code="model_not_found",
+        )
+    return found

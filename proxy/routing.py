@@ -79,10 +79,11 @@ def route(model: str) -> Route:
     )
 
 
-def resolve(names: Iterable[str], aliases: Mapping[str, Sequence[str]]) -> dict[Route, str]:
-    """Where these models are served, in order and each once, with the name that led there. NotFound as `route`."""
-    found: dict[Route, str] = {}
-    for asked in names:
-        for name in aliases.get(asked, (asked,)):
-            found.setdefault(route(name), name)
+def resolve(names: Iterable[str], aliases: Mapping[str, Sequence[str]]) -> list[str]:
+    """The models that these names stand for, in order and each once."""
+    found: list[str] = []
+    for name in names:
+        for model in aliases.get(name, (name,)):
+            if model not in found:
+                found.append(model)
     return found

@@ -7,7 +7,9 @@ import time
 
 import pytest
 from asgiref.sync import sync_to_async
+from prometheus_client import REGISTRY
 
+from proxy import metrics
 from proxy.models import ModelAlias
 from proxy.tests.provider import DONE, HELLO, Provider, answer, plain, stream
 from vault import store
@@ -303,9 +305,15 @@ async def test_it_uses_the_next_key_while_one_rests(client, user, api_key, provi
 
 
 @pytest.mark.data_plane(AIPROXY_BREAKER_FAILURES=2, AIPROXY_BREAKER_REST=0)
-async def test_it_asks_again_after_the_rest(client, provider):
-    provider.scripts = [FAILS, FAILS]
+async def test_it_asks_again_after_the_rest_and_counts_both_changes(client, provider):
+    def changes():
+        metrics.flush()
+        labels = [{"provider": "openai", "change": change} for change in ("opened", "closed")]
+        return [REGISTRY.get_sample_value("aiproxy_breaker_changes_total", one) or 0 for one in labels]
+
+    provider.scripts, before = [FAILS, FAILS], changes()
     assert [(await ask(client, models=["gpt-4o"])).status_code for _ in range(3)] == [500, 500, 200]
+    assert changes() == [count + 1 for count in before]
 
 
 @pytest.mark.data_plane(AIPROXY_BREAKER_FAILURES=2)
