@@ -32,7 +32,6 @@ class Result:
     missing: str = ""
     told: list[Told] = field(default_factory=list)
     key_id: str = ""
-    skipped: dict[tuple[str, str], str] = field(default_factory=dict)
     wrong: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def own(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -40,13 +39,11 @@ class Result:
 
     def has_its_rows(self, rows: list[dict[str, Any]]) -> bool:
         """Whether the log has what was answered already: the shipper is a moment behind."""
-        answered = [told for told in self.told if told.case == "error" or not {"raised", "skipped"} & told.got.keys()]
+        answered = [told for told in self.told if told.case == "error" or "raised" not in told.got]
         return all(verdict.rows_of(told, self.own(rows)) for told in answered)
 
     def mark(self, provider: str, case: str) -> str:
-        if self.missing or (provider, case) in self.skipped:
-            return "–"
-        return "✗" if self.wrong[provider, case] else "✓"
+        return "–" if self.missing else "✗" if self.wrong[provider, case] else "✓"
 
 
 def arguments() -> argparse.Namespace:
@@ -111,9 +108,6 @@ def judge(result: Result, *, mock: Mock, bodies: list[str], rows: list[dict[str,
     for provider in PROVIDERS:
         for case in CASES:
             one = told.get((provider, case))
-            if one and "skipped" in one.got:
-                result.skipped[provider, case] = one.got["skipped"]
-                continue
             found = (
                 verdict.problems(result.client, one, mock=mock, bodies=bodies, rows=rows) if one else ["it did not run"]
             )
@@ -130,8 +124,6 @@ def show(results: list[Result]) -> None:
     for result in results:
         if result.missing:
             print(f"– {result.client.name}, {result.mock}: {result.missing}")
-        for (provider, case), reason in result.skipped.items():
-            print(f"– {result.client.name}, {result.mock}, {provider}, {case}: {reason}")
         for (provider, case), found in result.wrong.items():
             if found:
                 print(f"✗ {result.client.name}, {result.mock}, {provider}, {case}: {'; '.join(found)}")

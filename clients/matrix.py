@@ -24,6 +24,7 @@ class Client:
     endpoint: str  # as its rows name it
     command: Callable[[], list[str]]  # raises Missing
     tag: str = ""  # in its models' names, for what has to be scripted for it alone
+    shows_message: bool = True  # the provider's, in its errors
 
     def model(self, provider: str, case: str) -> str:
         """What is refused for its rate, and what is scripted, is told by the model's name."""
@@ -59,7 +60,7 @@ CLIENTS = (
     Client("anthropic 2.12.0", "messages", _python("anthropic_messages.py", "anthropic==2.12.0")),
     Client("openai-agents 0.24.0", "responses", _python("agents_responses.py", "openai-agents==0.24.0")),
     Client("@ai-sdk/openai 3.0.141", "responses", _node("ai_sdk.mjs", "responses")),
-    Client("@openai/codex 0.169.0", "responses", _codex, tag="-codex"),
+    Client("@openai/codex 0.169.0", "responses", _codex, tag="-codex", shows_message=False),
 )
 
 

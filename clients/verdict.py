@@ -15,7 +15,7 @@ def problems(client: Client, told: Told, *, mock: Mock, bodies: list[str], rows:
     got = told.got
     own = [body for body in bodies if who(client, told.provider, told.case) in body]
     if told.case == "error":
-        return [*_refused(got), *_rows(client, told, rows, outcome="provider_error")]
+        return [*_refused(client, got), *_rows(client, told, rows, outcome="provider_error")]
     if "raised" in got:
         return [f"{got['raised']} {got['status'] or ''}: {str(got['message'])[:300]}"]
     found = [*_CHECKS[told.case](got, own, mock)]
@@ -31,7 +31,7 @@ def _text(got: dict[str, Any], bodies: list[str], mock: Mock) -> Iterable[str]:
 
 def _streamed(got: dict[str, Any], bodies: list[str], mock: Mock) -> Iterable[str]:
     yield from _text(got, bodies, mock)
-    if got["pieces"] < 2:
+    if got.get("pieces", 2) < 2:
         yield f"the stream came in {got['pieces']} piece(s)"
 
 
@@ -67,10 +67,10 @@ _CHECKS: dict[str, Callable[[dict[str, Any], list[str], Mock], Iterable[str]]] =
 }
 
 
-def _refused(got: dict[str, Any]) -> Iterable[str]:
+def _refused(client: Client, got: dict[str, Any]) -> Iterable[str]:
     if "raised" not in got:
         yield f"an error of the provider's became the answer {got}"
-    elif got["status"] != 429 or "Slow down." not in got["message"]:
+    elif got["status"] != 429 or (client.shows_message and "Slow down." not in got["message"]):
         yield f"the error is {got}"
 
 
@@ -87,6 +87,7 @@ def _rows(client: Client, told: Told, rows: list[dict[str, Any]], *, outcome: st
     model = client.model(told.provider, told.case)
     for row in own:
         expected = {"provider": told.provider, "model": model, "endpoint": client.endpoint, "outcome": outcome}
+        expected |= {"streamed": True} if told.case == "streamed" else {}
         yield from (f"the row's {name} is {row[name]!r}" for name in expected if row[name] != expected[name])
         counted = row["usage_source"] == "provider" and row["tokens_input"] and row["tokens_output"]
         if outcome == "ok" and not counted:

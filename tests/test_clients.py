@@ -28,6 +28,7 @@ def judged(case: str, got: dict | None = None, body: str = "", **row: object) ->
         "provider": "google",
         "model": CLIENT.model("google", case),
         "endpoint": CLIENT.endpoint,
+        "streamed": case == "streamed",
         "outcome": "provider_error" if case == "error" else "ok",
         "usage_source": "provider",
         "tokens_input": 5,
@@ -65,6 +66,7 @@ def test_it_sees_a_wrong_answer(case, got):
         {"provider": "openai"},
         {"model": "(unknown)"},
         {"outcome": "interrupted"},
+        {"endpoint": "messages"},
         {"usage_source": "estimated"},
         {"tokens_total": 13},
         {"created_at": "1970-01-01T00:00:02.500Z"},
@@ -74,14 +76,17 @@ def test_it_sees_a_wrong_row(wrong):
     assert judged("plain", **wrong)
 
 
+def test_it_sees_a_stream_that_was_none():
+    assert judged("streamed", streamed=False)
+    assert judged("streamed", {"text": "Hello", "pieces": 1, "tokens": 12})
+
+
 @pytest.mark.parametrize("case", ["plain", "image", "tools"])
 def test_it_sees_what_did_not_reach_the_provider(case):
     assert judged(case, body=who(CLIENT, "google", case).replace("google", "openai"))
 
 
-@pytest.mark.parametrize(
-    "client", [client for client in CLIENTS if client.endpoint == "chat.completions"], ids=lambda client: client.name
-)
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
 def test_its_result_is_written_down_for_every_version(client):
     name, version = client.name.split()[:2]
     shown = [line for line in Path("docs/providers.md").read_text().splitlines() if line.startswith("|")]

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from agents import Agent, ModelSettings, OpenAIResponsesModel, Runner, function_tool, set_tracing_disabled
+from agents import Agent, OpenAIResponsesModel, Runner, function_tool, set_tracing_disabled
 from case import IMAGE_URL, KEY, URL, run
 from case import weather as tell
 from openai import AsyncOpenAI
@@ -18,8 +18,7 @@ class Weather(BaseModel):
 
 def agent(model: str, **fields: object) -> Agent:
     client = AsyncOpenAI(base_url=f"{URL}/v1", api_key=KEY, max_retries=0)
-    settings = ModelSettings(store=False)
-    return Agent("client", model=OpenAIResponsesModel(model, client), model_settings=settings, **fields)
+    return Agent("client", model=OpenAIResponsesModel(model, client), **fields)
 
 
 def tokens_of(result: object) -> int:

@@ -17,10 +17,6 @@ IMAGE = TALK["image"]
 IMAGE_URL = f"data:image/png;base64,{IMAGE}"
 
 
-class Skipped(Exception):
-    """What this client cannot do; the reason."""
-
-
 def run(*functions: Callable[[str, str], dict]) -> None:
     """Runs functions named for their cases: (model, prompt) → what the client was given. `error` is `plain` again."""
     named = {function.__name__: function for function in functions}
@@ -29,8 +25,6 @@ def run(*functions: Callable[[str, str], dict]) -> None:
         started = time.time()
         try:
             got = named[case](model, prompt)
-        except Skipped as reason:
-            got = {"skipped": str(reason)}
         except Exception as error:
             got = {"raised": type(error).__name__, "status": getattr(error, "status_code", None), "message": str(error)}
         line = {"provider": provider, "case": case, "got": got, "started": started, "ended": time.time()}
