@@ -11,7 +11,7 @@ from proxy.routing import Route, resolve, route
 from proxy.views import Endpoint
 from proxy.wire import Call
 
-# What a request without a model (GET /v1/models) is asked of.
+# What a request that names no model is asked of.
 NO_MODEL = (Route("openai", ""),)
 NOT_ALLOWED = "model_not_allowed"
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from accounts.ids import uuid7
-from proxy import metrics, record, views
+from proxy import metrics, model_list, record, views
 from proxy.admission import admit
 from proxy.authentication import Identity, authenticate
 from proxy.candidates import candidates
@@ -145,6 +145,9 @@ class Exchange:
         if refusal is not None:
             raise refusal
         assert self._call is not None
+        if not endpoint.wires:
+            await self._list_models()
+            return
         routes = candidates(self._identity.policy, self._call, endpoint)
         self._route = routes[0]
         if endpoint.local is not None and isinstance(body, bytes) and self._route.provider not in endpoint.wires:
@@ -171,6 +174,19 @@ class Exchange:
         admitted = await admit(self._runtime, self._identity, self._request_id, tokens)
         self._identity, self._ask = admitted.identity, admitted.ask
         self._headers += admitted.headers
+
+    async def _list_models(self) -> None:
+        assert self._identity is not None and self._call is not None
+        anthropic = any(name == b"anthropic-version" for name, _ in self._scope["headers"])
+        found = await model_list.models_of(self._runtime, self._identity.policy)
+        if asked := self._call.model:
+            name, model = model_list.one_of(found, asked)
+            self._route = Route(model.provider, model.id)
+            shown = model_list.page_of(name, model, anthropic=anthropic)
+        else:
+            self._route = Route("", "")
+            shown = model_list.page(found, anthropic=anthropic)
+        await self._send_whole(200, shown, JSON_BODY, *found.headers())
 
     # --- to the provider and back --------------------------------------------------------------------------------
 
@@ -314,7 +330,7 @@ class Exchange:
     async def _start(self, status: int, extra: Headers) -> None:
         self._status = status
         headers = [*self._headers, *extra, *self._runtime.cors(self._scope["headers"])]
-        if self._route is not None:
+        if self._route is not None and self._route.provider:
             headers += served_by(self._route, self._attempts.tried if self._attempts else 0)
         if self._attempts is not None and self._attempts.provider_request_id:
             headers.append((b"x-provider-request-id", self._attempts.provider_request_id))

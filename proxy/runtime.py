@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from django.conf import settings
 
@@ -23,6 +24,7 @@ from proxy.limits.guarded import GuardedLimiter
 from proxy.limits.memory import MemoryLimiter
 from proxy.limits.redis import RedisLimiter
 from proxy.policy import Policies, Policy
+from proxy.refreshed import Refreshed
 from proxy.upstream import Origin, Pool, Timeouts
 from usage.journal import Journal
 from usage.overrides import Overrides
@@ -31,8 +33,12 @@ from vault.providers import PROVIDERS
 
 if TYPE_CHECKING:
     from proxy.exchange import Exchange
+    from proxy.model_list import Listing
 
 logger = logging.getLogger(__name__)
+
+# Of so many stored keys a worker remembers what they reach: some 40 KB each.
+MODEL_LISTS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,7 @@ class Runtime:
             read_epochs=self.limiter.read_epochs if settings.REDIS_URL else None,
             max_age=settings.AIPROXY_POLICY_MAX_AGE,
         )
+        self.model_lists: Refreshed[tuple[UUID, bytes], Listing] = Refreshed(MODEL_LISTS)  # by stored key
         self.pool = self._pool()
         self._watch: asyncio.Task[None] | None = None
 
@@ -140,6 +147,7 @@ class Runtime:
             self._watch.cancel()
         metrics.flush()
         self.policies.close()
+        self.model_lists.close()
         await self.pool.close()
         await self.limiter.close()
         await asyncio.to_thread(self.journal.close)

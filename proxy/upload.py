@@ -76,10 +76,10 @@ class Upload:
         if not self._more:
             return begun
         grown = len(begun) - len(self._held)
-        self._held = bytearray()
         return Stream(self._pieces(begun), None if self._length is None else self._length + grown)
 
     async def _pieces(self, begun: bytes) -> AsyncIterator[bytes]:
+        self._held = bytearray()
         yield begun
         del begun
         while self._more:

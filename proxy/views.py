@@ -37,7 +37,7 @@ class Endpoint:
     name: str
     method: str
     decode: Callable[[bytes], Call]
-    wires: Mapping[str, Wire]  # by provider: who can be asked, and how
+    wires: Mapping[str, Wire]  # by provider: who can be asked, and how; none: it is about models, and the proxy's own
     dialect: Dialect = chat.DIALECT
     local: Callable[[bytes], bytes] | None = None  # our own answer to this body, for providers that are not in `wires`
     max_form: int = 0  # bytes; 0: it takes no form
@@ -242,10 +242,6 @@ def refuse_json(body: bytes) -> Call:
     raise BadRequest("This URL takes a form: send multipart/form-data.", code="invalid_content_type")
 
 
-def decode_nothing(body: bytes) -> Call:
-    return Call(model="")
-
-
 CHAT = Endpoint("chat.completions", "POST", decode_chat, WIRES)
 EMBEDDINGS = Endpoint(
     "embeddings", "POST", decode_embeddings, {slug: wire for slug, wire in WIRES.items() if slug != "anthropic"}
@@ -265,7 +261,7 @@ COUNT_TOKENS = Endpoint(
     dialect=messages.DIALECT,
     local=estimated_count,
 )
-MODELS = Endpoint("models", "GET", decode_nothing, WIRES)
+MODELS = Endpoint("models", "GET", lambda _: Call(model=""), {})
 IMAGES = Endpoint("images.generations", "POST", decode_images, MEDIA, is_estimated=False)
 SPEECH = Endpoint("audio.speech", "POST", decode_speech, MEDIA, is_binary=True, is_estimated=False)
 TRANSCRIPTIONS = Endpoint("audio.transcriptions", "POST", refuse_json, MEDIA, max_form=MAX_AUDIO, is_estimated=False)
@@ -314,10 +310,10 @@ def resolve(path: str, method: str, query: bytes = b"") -> Endpoint:
 
 
 def _model(name: str) -> Endpoint | None:
-    """One model's page. Its name becomes part of the provider's URL: no more than a name may be in it."""
+    """One model's page."""
     if not name or len(name) > MAX_MODEL_LENGTH or not _MODEL_CHARACTERS.issuperset(name) or ".." in name:
         return None
-    return Endpoint("model", "GET", lambda _: Call(model=name), WIRES)
+    return Endpoint("model", "GET", lambda _: Call(model=name), {})
 
 
 # A Response that OpenAI stores: its id, and what is asked of it.

@@ -160,14 +160,6 @@ async def test_it_passes_a_large_plain_answer(client, provider, rows):
     assert [(row.outcome, row.usage_source, row.tokens_total) for row in await rows()] == [("ok", "provider", 7)]
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/gpt-4o", "/v1/models/openai/gpt-4o"])
-async def test_it_lists_models(client, provider, path):
-    provider.default = answer(200, {"object": "list", "data": []})
-    response = await client.get(path)
-    assert (response.status_code, response.json()) == (200, {"object": "list", "data": []})
-    assert provider.requests[0].target == path.replace("/openai", "")
-
-
 async def test_it_records_usage_of_embeddings(client, provider, rows):
     provider.default = answer(200, {"data": [], "usage": {"prompt_tokens": 5, "total_tokens": 5}})
     await client.post("/v1/embeddings", json={"model": "text-embedding-3-small", "input": "a"})

@@ -135,12 +135,6 @@ async def test_it_takes_a_count_below_nothing_for_none(client, provider, rows):
     assert [(row.outcome, row.usage_source) for row in await rows()] == [("ok", "estimated")]
 
 
-async def test_it_shows_a_claude_model(client, provider):
-    provider.default = answer(200, {"type": "model", "id": MODEL, "created_at": "2026-02-04T00:00:00Z"})
-    response = await client.get(f"/v1/models/{MODEL}")
-    assert (response.json()["object"], response.json()["owned_by"]) == ("model", "anthropic")
-
-
 def block(index: int, content: dict, *deltas: dict) -> list[bytes]:
     return [
         event("content_block_start", index=index, content_block=content),

@@ -237,9 +237,3 @@ async def test_it_embeds_for_the_official_client(official, provider, rows):
     assert provider.requests[0].target == "/v1beta/models/gemini-embedding-001:batchEmbedContents"
     (row,) = await rows()
     assert (row.tokens_input, row.tokens_output, row.usage_source) == (4, 0, "provider")
-
-
-async def test_it_shows_a_model(client, provider):
-    provider.default = answer(200, {"name": "models/gemini-2.5-flash", "version": "001"})
-    response = await client.get("/v1/models/gemini-2.5-flash")
-    assert (response.json()["id"], response.json()["object"]) == ("gemini-2.5-flash", "model")

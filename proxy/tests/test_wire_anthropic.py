@@ -331,16 +331,7 @@ def test_it_gives_an_unknown_model_the_newest_behaviour():
     assert capabilities("claude-sonnet-5-5").forced_tool and not capabilities("claude-mythos-5").forced_tool
 
 
-def test_it_gives_models_in_openais_form():
-    model = {"type": "model", "id": "claude-x", "display_name": "X", "created_at": "2025-05-14T00:00:00Z"}
-    expected = {"id": "claude-x", "object": "model", "created": 1747180800, "owned_by": "anthropic"}
-    body, _ = wire.answer(json.dumps({"data": [model], "has_more": False}).encode(), Call(""))
-    assert json.loads(body) == {"object": "list", "data": [expected]}
-    assert json.loads(wire.answer(json.dumps(model).encode(), Call("claude-x"))[0]) == expected
-
-
 def test_it_has_no_embeddings():
     assert wire.target("chat.completions", "claude-x", True) == "/v1/messages"
-    assert wire.target("model", "claude-x", False) == "/v1/models/claude-x"
     with pytest.raises(BadRequest):
         wire.target("embeddings", "claude-x", False)

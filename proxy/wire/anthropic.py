@@ -18,8 +18,6 @@ _TARGETS = {"chat.completions": "/v1/messages", "models": "/v1/models?limit=1000
 
 
 def target(endpoint: str, model: str, stream: bool) -> str:
-    if endpoint == "model":
-        return f"/v1/models/{model}"
     if endpoint not in _TARGETS:
         raise BadRequest(f"Anthropic has no {endpoint}.", param="model", code="unsupported_model")
     return _TARGETS[endpoint]

@@ -5,7 +5,6 @@ Facts: https://docs.anthropic.com/en/api/messages, /build-with-claude/streaming;
 """
 
 import time
-from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -129,15 +128,6 @@ class _Message(msgspec.Struct):
     usage: msgspec.Raw = msgspec.Raw()
 
 
-class _Model(msgspec.Struct):
-    id: str
-    created_at: str = ""
-
-
-class _Models(msgspec.Struct):
-    data: list[_Model]
-
-
 class _Kind(msgspec.Struct):
     type: str = ""
 
@@ -168,23 +158,9 @@ def usage(body: bytes) -> Usage | None:
 def answer(body: bytes) -> tuple[bytes, Usage | None]:
     """A plain answer in OpenAI's form. UpstreamBroken for what is no answer of Anthropic's."""
     try:
-        kind = msgspec.json.decode(body, type=_Kind).type
-        if kind == "message":
-            return _completion(msgspec.json.decode(body, type=_Message))
-        if kind == "model":
-            return msgspec.json.encode(_model(msgspec.json.decode(body, type=_Model))), None
-        models = [_model(found) for found in msgspec.json.decode(body, type=_Models).data]
-        return msgspec.json.encode({"object": "list", "data": models}), None
+        return _completion(msgspec.json.decode(body, type=_Message))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise UpstreamBroken("The provider's answer is not one of the Messages API.") from error
-
-
-def _model(model: _Model) -> dict[str, Any]:
-    try:
-        created = int(datetime.fromisoformat(model.created_at).timestamp())
-    except ValueError:
-        created = 0
-    return {"id": model.id, "object": "model", "created": created, "owned_by": "anthropic"}
 
 
 def _completion(message: _Message) -> tuple[bytes, Usage | None]:

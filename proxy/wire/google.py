@@ -15,18 +15,18 @@ from proxy.wire.google_error import error, failure_of
 from proxy.wire.google_request import encode
 from proxy.wire.google_stream import Decoder
 
-_METHODS = {"embeddings": ":batchEmbedContents", "model": ""}
 _KINDS = ("models/", "tunedModels/")
 
 
 def target(endpoint: str, model: str, stream: bool) -> str:
     """The model's name is a client's text: no more than one segment of the path comes of it."""
     if endpoint == "models":
-        return "/v1beta/models"
+        return "/v1beta/models?pageSize=1000"
     kind = next((kind for kind in _KINDS if model.startswith(kind)), "models/")
     name = quote(model.removeprefix(kind), safe="")
-    method = _METHODS.get(endpoint, ":streamGenerateContent?alt=sse" if stream else ":generateContent")
-    return f"/v1beta/{kind}{name}{method}"
+    if endpoint == "embeddings":
+        return f"/v1beta/{kind}{name}:batchEmbedContents"
+    return f"/v1beta/{kind}{name}:{'streamGenerateContent?alt=sse' if stream else 'generateContent'}"
 
 
 def answer(body: bytes, call: Call) -> tuple[bytes, Usage | None]:

@@ -123,7 +123,6 @@ class Answer(msgspec.Struct, rename="camel"):
     response_id: str | None = None
     error: msgspec.Raw = msgspec.Raw()
     embeddings: msgspec.Raw = msgspec.Raw()
-    name: str | None = None  # of a model
 
     @property
     def is_blocked(self) -> bool:
@@ -252,8 +251,6 @@ def plain(answer: Answer, call: Call) -> tuple[bytes, Usage | None]:
     """A whole answer that is no error, as the client's JSON. UpstreamBroken when it is nothing that we know."""
     if bytes(answer.embeddings):
         return _embeddings(answer, call)
-    if answer.name is not None:
-        return _model(answer.name), Usage()
     if not answer.candidates and not answer.is_blocked:
         raise UpstreamBroken("The provider's answer has no candidate.")
     identity = identity_of(answer, call)
@@ -316,8 +313,3 @@ def _embeddings(answer: Answer, call: Call) -> tuple[bytes, Usage | None]:
 
 def _base64(values: list[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
-
-
-def _model(name: str) -> bytes:
-    found = {"id": name.removeprefix("models/"), "object": "model", "created": 0, "owned_by": "google"}
-    return msgspec.json.encode(found)

@@ -94,7 +94,7 @@ def with_fields(body: bytes, fields: dict[str, bytes]) -> bytes:
 
 
 def target(endpoint: str, model: str, stream: bool) -> str:
-    return f"/models/{model}" if endpoint == "model" else _TARGETS[endpoint]
+    return _TARGETS[endpoint]
 
 
 def encode(body: bytes, call: Call, model: str, max_output: int | None) -> bytes:
