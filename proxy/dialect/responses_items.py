@@ -89,6 +89,7 @@ class _Messages:
             "reasoning": self._reasoning,
             "function_call": self._call,
             "function_call_output": self._output,
+            "image_generation_call": self._picture,
         }
 
     def add(self, item: Json, at: str) -> None:
@@ -133,6 +134,11 @@ class _Messages:
         if call_id in self._signed:
             call["extra_content"] = self._signed.pop(call_id)
         self._assistant().setdefault("tool_calls", []).append(call)
+
+    def _picture(self, item: Json, at: str) -> None:
+        """A picture that the model made: what its own chat message has as `images`."""
+        url = f"data:image/{word(item.get('output_format')) or 'png'};base64,{word(item.get('result'))}"
+        self._assistant().setdefault("images", []).append({"type": "image_url", "image_url": {"url": url}})
 
     def _output(self, item: Json, at: str) -> None:
         self._turn = None

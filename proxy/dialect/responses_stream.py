@@ -260,8 +260,8 @@ class Encoder:
         return said + self._close("completed")
 
     def _image(self, image: Json) -> bytes:
-        url = str((image.get("image_url") or {}).get("url", ""))
-        fields = {"result": url.partition("base64,")[2]}
+        head, _, data = str((image.get("image_url") or {}).get("url", "")).partition(";base64,")
+        fields = {"result": data, "output_format": head.rpartition("/")[2]}
         return self._open("image_generation_call", "ig", fields) + self._close("completed")
 
     # --- calls ---------------------------------------------------------------------------------------------------
