@@ -9,6 +9,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm
+from django.contrib.auth.models import Permission
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -103,6 +104,11 @@ class UserAdmin(BackOffice, UserModelAdmin):
         """In place of Django's summary, which shows parts of the hash."""
         return format_html('<a href="{}">Set a new one</a> (revokes their proxy keys)', "../password/")
 
+    def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name == "user_permissions":  # each is shown with its content type
+            kwargs["queryset"] = Permission.objects.select_related("content_type")
+        return super().formfield_for_manytomany(db_field, request, **kwargs)
+
     def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> list[str]:
         """Only a superuser hands out power: staff who may edit users must not make themselves one."""
         power = [] if _is_superuser(request) else ["is_staff", "is_superuser", "groups", "user_permissions"]
@@ -136,6 +142,7 @@ class UserAdmin(BackOffice, UserModelAdmin):
     @confirmed(
         "The next request with any of their proxy keys is refused, for good. They can sign in and make new ones.",
         button="Revoke all proxy keys",
+        is_harmful=True,
     )
     def revoke_keys(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
         count = 0
@@ -149,6 +156,7 @@ class UserAdmin(BackOffice, UserModelAdmin):
         "Every token and proxy key of theirs is refused at once, and they cannot sign in. Enabling them again brings"
         " their proxy keys back.",
         button="Disable",
+        is_harmful=True,
     )
     def disable(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
         for user in self._changeable(request, queryset):
@@ -242,7 +250,11 @@ class ProxyKeyAdmin(BackOffice, KeyModelAdmin):
         return TemplateResponse(request, "accounts/proxy_key_made.html", context, headers={"Cache-Control": "no-store"})
 
     @admin.action(description="Revoke", permissions=["change"])
-    @confirmed("The next request with such a key is refused, for good: nothing brings it back.", button="Revoke")
+    @confirmed(
+        "The next request with such a key is refused, for good: nothing brings it back.",
+        button="Revoke",
+        is_harmful=True,
+    )
     def revoke(self, request: HttpRequest, queryset: QuerySet[ProxyKey]) -> None:
         for row in queryset.filter(revoked_at=None):
             self.log_change(request, row, "Revoked.")
@@ -267,7 +279,7 @@ class SignInAdmin(BackOffice, SignInModelAdmin):
         return False
 
     @admin.action(description="End", permissions=["change"])
-    @confirmed("The tokens of these sign-ins are refused at once.", button="End")
+    @confirmed("The tokens of these sign-ins are refused at once.", button="End", is_harmful=True)
     def end(self, request: HttpRequest, queryset: QuerySet[SignIn]) -> None:
         count = queryset.filter(ended_at=None).update(ended_at=timezone.now())
         self.message_user(request, f"{count} ended.", messages.SUCCESS)

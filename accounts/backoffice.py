@@ -69,11 +69,15 @@ class BackOffice(Mixin):
         return reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_change", args=[pk])
 
 
-def confirmed(question: str, *, button: str, form: type[forms.Form] | None = None) -> Callable[[Action], Action]:
+def confirmed(
+    question: str, *, button: str, form: type[forms.Form] | None = None, is_harmful: bool = False
+) -> Callable[[Action], Action]:
     """Wraps an admin action: it runs once its question was answered on a page of its own.
 
-    With a form, the page asks for that too, and the action gets what was entered as a fourth argument.
+    With a form, the page asks for that too, and the action gets what was entered as a fourth argument. What
+    `is_harmful` takes something from somebody, and has a red button.
     """
+    asked = {"question": question, "title": button, "is_harmful": is_harmful}
 
     def decorate(action: Action) -> Action:
         @wraps(action)
@@ -81,25 +85,20 @@ def confirmed(question: str, *, button: str, form: type[forms.Form] | None = Non
             entered = form(request.POST if _CONFIRMED in request.POST else None) if form else None
             if _CONFIRMED in request.POST and (entered is None or entered.is_valid()):
                 return action(self, request, queryset, *([entered.cleaned_data] if entered else []))
-            return _page(self, request, queryset, question=question, button=button, form=entered)
+            return _page(self, request, queryset, {**asked, "form": entered})
 
         return ask
 
     return decorate
 
 
-def _page(
-    model_admin: Any, request: HttpRequest, queryset: QuerySet[Any], *, question: str, button: str, form: Any
-) -> TemplateResponse:
+def _page(model_admin: Any, request: HttpRequest, queryset: QuerySet[Any], asked: dict[str, Any]) -> TemplateResponse:
     rows = list(queryset[: _SHOWN + 1])
     context = {
         **model_admin.admin_site.each_context(request),
-        "title": button,
+        **asked,
         "opts": model_admin.opts,
-        "media": model_admin.media + form.media if form else model_admin.media,
-        "question": question,
-        "button": button,
-        "form": form,
+        "media": model_admin.media,
         "rows": rows[:_SHOWN],
         "more": len(rows) > _SHOWN,
         # as they came: a choice of all rows stays one

@@ -14,7 +14,7 @@ from staff.site import StaffSite
 _NAVIGATION = {
     "Traffic": ["ProxyRequest", "UsageHour", "Price"],
     "People": ["User", "Plan", "SignIn"],
-    "Keys": ["ProxyKey", "ApiKey"],
+    "Keys": ["ProxyKey", "ApiKey", "ModelAlias"],
     "Security": ["Event", "Group", "Authenticator", "AccessAttempt", "AccessFailureLog", "AccessLog"],
 }
 

@@ -22,6 +22,7 @@ PERIODS = {"24h": ("24 hours", 24, "hour"), "7d": ("7 days", 168, "hour"), "30d"
 METRICS = {"requests": "Requests", "errors": "Errors", "tokens_total": "Tokens", "cost": "Cost"}
 CACHED = 60  # seconds
 _ROWS = 6
+_NONE, _SAME = "none before", "as before"
 # Fewer requests say nothing about a model's latency or errors.
 _TELLING = 20
 
@@ -125,32 +126,33 @@ class Links:
 
 def tiles(traffic: Traffic, links: Links) -> list[Tile]:
     now, before = traffic.now, traffic.before
-    p95 = now["latency_p95_ms"]
     unpriced = f"{compact(now['unpriced'])} without a price" if now["unpriced"] else ""
-    errors, errors_before = _error_share(now), _error_share(before)
-    points = round((errors - errors_before) * 100, 1)
-    trend = f"{points:+} points" if before["requests"] else ""
+    points = round((_error_share(now) - _error_share(before)) * 100, 1) if before["requests"] else None
+    trend = _NONE if points is None else f"{points:+} points" if points else _SAME
+
+    def tile(title: str, name: str, shown: Callable[[Any], str], url: str, note: str = "") -> Tile:
+        change = _change(now[name], before[name])
+        is_worse = change[0] == "+" if name.startswith("latency") and change[0] in "+-" else None
+        return Tile(title, shown(now[name]), change, is_worse, url, note)
+
     return [
-        Tile("Requests", compact(now["requests"]), *_change(now["requests"], before["requests"]), links.log()),
-        Tile("Error rate", f"{errors:.1%}", trend, points > 0 if points else None, links.log(outcome="failed")),
+        tile("Requests", "requests", compact, links.log()),
         Tile(
-            "Tokens", compact(now["tokens_total"]), *_change(now["tokens_total"], before["tokens_total"]), links.hours()
+            "Error rate", f"{_error_share(now):.1%}", trend, points > 0 if points else None, links.log(outcome="failed")
         ),
-        Tile("Cost", dollars(now["cost"]), *_change(now["cost"], before["cost"]), links.hours(), unpriced),
-        _latency("Latency, median", now["latency_p50_ms"], before["latency_p50_ms"], links.log(outcome="ok")),
-        _latency("Latency, p95", p95, before["latency_p95_ms"], links.log(slower_than=p95 or 0)),
-        Tile("Active users", compact(traffic.active[0]), *_change(*traffic.active), links.hours()),
+        tile("Tokens", "tokens_total", compact, links.hours()),
+        tile("Cost", "cost", dollars, links.hours(), unpriced),
+        tile("Latency, median", "latency_p50_ms", milliseconds, links.log(outcome="ok")),
+        tile("Latency, p95", "latency_p95_ms", milliseconds, links.log(slower_than=now["latency_p95_ms"] or 0)),
+        Tile("Active users", compact(traffic.active[0]), _change(*traffic.active), None, links.hours()),
     ]
 
 
-def _latency(title: str, now: int | None, before: int | None, url: str) -> Tile:
-    change, _ = _change(now, before)
-    is_worse = (now or 0) > (before or 0) if change not in ("", "+0%", "-0%") else None
-    return Tile(title, milliseconds(now), change, is_worse, url)
-
-
-def _change(now: Any, before: Any) -> tuple[str, None]:
-    return (f"{(float(now or 0) - float(before)) / float(before):+.0%}" if before else "", None)
+def _change(now: Any, before: Any) -> str:
+    if not before:
+        return _NONE
+    change = round((float(now or 0) / float(before) - 1) * 100)
+    return f"{change:+d}%" if change else _SAME
 
 
 def _error_share(sums: Sums) -> float:

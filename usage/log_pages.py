@@ -5,10 +5,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 from uuid import UUID
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import Paginator
+from django.db import OperationalError, connection, transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
@@ -20,6 +21,9 @@ from usage.models import NOT_ERRORS, Outcome, ProxyRequest, ProxyRequestQuerySet
 from vault.models import ApiKey, Provider
 
 BEFORE, AFTER = "before", "after"
+PATIENCE_MS = 5_000
+TOO_SLOW = "The database found too little in five seconds. Choose a shorter time, or a user."
+_QUERY_CANCELED = "57014"
 _FAILED = [outcome for outcome in Outcome if outcome not in NOT_ERRORS]
 
 
@@ -48,7 +52,7 @@ class LogPages(ChangeList):
             rows = rows.filter(id__gt=after, created_at__gte=made_at(after)).reverse()
         elif before is not None:
             rows = rows.filter(id__lt=before, created_at__lte=made_at(before))
-        page = list(rows[: self.list_per_page + 1])
+        page = self._read(request, rows[: self.list_per_page + 1])
         more, page = len(page) > self.list_per_page, page[: self.list_per_page]
         if after is not None:
             page.reverse()
@@ -60,6 +64,20 @@ class LogPages(ChangeList):
         self.full_result_count = self.result_count  # as if there were no more: the search box says nothing then
         self.show_full_result_count = self.show_admin_actions = self.can_show_all = self.multi_page = False
         self.paginator = Paginator(page, self.list_per_page)
+
+    def _read(self, request: HttpRequest, rows: QuerySet[ProxyRequest]) -> list[ProxyRequest]:
+        """What is rare and has no index could take the database minutes to not find: it is given up on."""
+        if connection.vendor != "postgresql":
+            return list(rows)
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute(f"SET LOCAL statement_timeout = {PATIENCE_MS}")
+                return list(rows)
+        except OperationalError as error:
+            if getattr(error.__cause__, "sqlstate", "") != _QUERY_CANCELED:
+                raise
+            self.model_admin.message_user(request, TOO_SLOW, messages.WARNING)
+            return []
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[ProxyRequest]) -> list[Any]:
         """The same order either way; by time it is that of a user's index, by id that of the primary key."""

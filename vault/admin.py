@@ -125,6 +125,7 @@ class ApiKeyAdmin(BackOffice, ApiKeyModelAdmin):
     @confirmed(
         "These keys are not used from the next request on, until they are found good by a test, or stored again.",
         button="Mark invalid",
+        is_harmful=True,
     )
     def mark_invalid(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
         count = self._change(request, queryset, "Marked invalid.", is_valid=False)

@@ -216,3 +216,58 @@ def test_it_does_not_let_staff_delete_a_superuser_among_others(clerk, owner):
     body = {"action": "delete_selected", "_selected_action": [str(root.pk), str(owner.pk)], "post": "yes"}
     clerk.post("/admin/accounts/user/", body)
     assert User.objects.filter(pk=root.pk).exists()
+
+
+@pytest.mark.parametrize(("model", "action"), [("user", "disable"), ("user", "revoke_keys"), ("proxykey", "revoke")])
+def test_it_asks_before_it_takes_something_away(staff, owner, make_key, model, action):
+    key = make_key(owner)
+    row = owner if model == "user" else key
+    answer = staff.post(f"/admin/accounts/{model}/", {"action": action, "_selected_action": str(row.pk)})
+    assert str(row) in text(answer) and 'name="confirmed"' in text(answer)
+    owner.refresh_from_db()
+    key.refresh_from_db()
+    assert owner.is_active and key.status == "live"
+
+
+def test_it_changes_the_plan_of_several_users(staff, owner, teammate):
+    act(staff, "user", "change_plan", owner, teammate, plan="pro")
+    assert {(user.plan_id, user.epoch) for user in User.objects.filter(pk__in=[owner.pk, teammate.pk])} == {("pro", 2)}
+
+
+def test_it_asks_again_when_there_is_no_such_plan(staff, owner):
+    answer = act(staff, "user", "change_plan", owner, plan="diamond")
+    assert "Select a valid choice" in text(answer)
+    owner.refresh_from_db()
+    assert owner.plan_id == "free"
+
+
+def test_it_revokes_all_proxy_keys_of_a_user(staff, owner, teammate, make_key):
+    mine, other = make_key(owner), make_key(teammate)
+    act(staff, "user", "revoke_keys", owner)
+    mine.refresh_from_db()
+    other.refresh_from_db()
+    owner.refresh_from_db()
+    assert (mine.status, other.status, owner.is_active) == ("revoked", "live", True)
+
+
+def test_it_comes_back_to_the_page_where_the_button_was(staff, owner, make_key):
+    key = make_key(owner)
+    page = f"/admin/accounts/proxykey/{key.pk}/change/"
+    assert f'name="one" value="{key.pk}"' in text(staff.get(page))
+    assert act(staff, "proxykey", "revoke", key, one=str(key.pk)).headers["Location"] == page
+
+
+def test_it_carries_a_choice_of_all_rows_through_the_question(staff, owner, teammate):
+    chosen = {"action": "disable", "_selected_action": str(owner.pk), "select_across": "1"}
+    question = staff.post("/admin/accounts/user/?is_staff__exact=0", chosen)
+    assert str(teammate) in text(question)
+    assert 'name="select_across" value="1"' in text(question)
+
+
+def test_it_shows_a_users_page_with_as_many_queries_for_one_key_as_for_many(
+    staff, owner, make_key, django_assert_max_num_queries
+):
+    for _ in range(5):
+        make_key(owner)
+    with django_assert_max_num_queries(16):
+        staff.get(f"/admin/accounts/user/{owner.pk}/change/")

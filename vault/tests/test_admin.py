@@ -2,13 +2,15 @@ import re
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission
 from django.test import Client
 
 from accounts.models import User
+from audit.models import Event
 from vault import store
 from vault.models import ApiKey
 from vault.secret import Secret
-from vault.tests.conftest import make_key
+from vault.tests.conftest import keyset_entry, make_key
 
 LIST = "/admin/vault/apikey/"
 
@@ -106,3 +108,65 @@ def test_the_list_costs_the_same_for_one_key_and_for_many(staff, stored, django_
         stored()
     with django_assert_max_num_queries(10):
         assert staff.get(LIST).status_code == 200
+
+
+@pytest.mark.parametrize("action", ["test_now", "mark_invalid", "move"])
+def test_every_action_asks_first(staff, stored, provider, action) -> None:
+    row = stored()
+    answer = staff.post(LIST, {"action": action, "_selected_action": str(row.pk)})
+    assert row.masked in answer.text and 'name="confirmed"' in answer.text
+    assert ApiKey.objects.filter(pk=row.pk, is_valid=True, priority=100, last_tested_at=None).exists()
+    assert not provider.requests
+
+
+def test_staff_mark_keys_invalid_and_the_workers_are_told(staff, owner, stored) -> None:
+    rows = [stored(), stored()]
+    before = User.objects.get(pk=owner.pk).epoch
+    assert "2 marked invalid." in act(staff, "mark_invalid", *rows).text
+    assert not ApiKey.objects.filter(is_valid=True).exists()
+    assert User.objects.get(pk=owner.pk).epoch == before + 2
+
+
+def test_staff_move_a_key(staff, stored) -> None:
+    row = stored()
+    act(staff, "move", row, priority="7")
+    assert ApiKey.objects.get().priority == 7
+    assert "less than or equal to 32767" in act(staff, "move", row, priority="70000").text
+    assert ApiKey.objects.get().priority == 7
+
+
+KEYRING = LIST + "keyring/"
+
+
+def test_the_keyring_says_how_many_rows_each_master_key_has_and_rewraps_them(staff, stored, settings) -> None:
+    stored(), stored()
+    settings.AIPROXY_MASTER_KEYS = f"{keyset_entry(9)},{settings.AIPROXY_MASTER_KEYS}"
+    before = staff.get(KEYRING)
+    assert {(key["id"], key["rows"], key["is_primary"]) for key in before.context["master_keys"]} >= {(9, 0, True)}
+    assert before.context["left"] == 2
+    assert "2 stored keys re-wrapped under master key 9." in staff.post(KEYRING, follow=True).text
+    assert set(ApiKey.objects.values_list("master_key_id", flat=True)) == {9}
+    assert Event.objects.latest("id").action == "rewrap"
+
+
+def test_the_keyring_shows_no_master_key(staff, stored, settings) -> None:
+    stored()
+    page = staff.get(KEYRING).text
+    assert all(entry.partition(":")[2] not in page for entry in settings.AIPROXY_MASTER_KEYS.split(","))
+
+
+def test_the_keyring_names_a_master_key_that_is_missing(staff, stored, settings) -> None:
+    stored()
+    settings.AIPROXY_MASTER_KEYS = keyset_entry(9)
+    assert "missing: its rows do not open" in staff.get(KEYRING).text
+    assert "1 do not open and stay as they are." in staff.post(KEYRING, follow=True).text
+
+
+def test_only_who_may_starts_a_re_wrap(client, owner, stored) -> None:
+    stored()
+    clerk = User.objects.create(email="clerk@example.com", is_staff=True, password="!")
+    client.force_login(clerk, backend="django.contrib.auth.backends.ModelBackend")
+    assert client.get(KEYRING).status_code == 403
+    clerk.user_permissions.add(Permission.objects.get(codename="view_apikey"))
+    assert client.get(KEYRING).status_code == 200
+    assert client.post(KEYRING).status_code == 403
