@@ -97,6 +97,7 @@ class Unauthenticated(ProxyError):
     status = 401
     type = "invalid_request_error"
     code = "invalid_api_key"
+    retryable = False  # Claude Code would try for minutes
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         return [*super().headers(), (b"www-authenticate", b"Bearer")]

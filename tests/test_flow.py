@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import anthropic
 import httpx2
 import openai
 import pytest
@@ -72,6 +73,18 @@ def test_it_gives_usage_in_the_stream_to_who_asks(client):
         model="gpt-4o-mini", messages=HI, stream=True, stream_options=options
     ) as stream:
         assert list(stream)[-1].usage.total_tokens > 0
+
+
+def test_it_streams_to_anthropics_official_client(service, person):
+    asked = {"model": "gpt-4o-mini", "max_tokens": 50, "messages": HI}
+    with anthropic.Anthropic(base_url=service.url, api_key=person.key, max_retries=0) as client:
+        with client.messages.stream(**asked) as stream:
+            assert "".join(stream.text_stream)
+            message, request_id = stream.get_final_message(), stream.response.headers["request-id"]
+        assert client.messages.count_tokens(model="gpt-4o-mini", messages=HI).input_tokens > 0
+    row = until(lambda: _row(person, request_id), "the row of the stream")
+    counted = message.usage.input_tokens + message.usage.output_tokens
+    assert (row["endpoint"], row["outcome"], row["tokens_total"]) == ("messages", "ok", counted)
 
 
 def test_it_embeds_and_lists_models(client):

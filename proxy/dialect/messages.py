@@ -32,7 +32,9 @@ _TYPES = {
 def render(error: ProxyError, request_id: str) -> bytes:
     """The type follows from the status: 400 and what else is the client's is invalid_request_error, 5xx api_error."""
     other = "invalid_request_error" if error.status < 500 else "api_error"
-    said = {"type": _TYPES.get(error.status, other), "message": error.message}
+    # Anthropic's own words for a wrong key: Claude Code knows it by them.
+    message = f"invalid x-api-key: {error.message}" if error.status == 401 else error.message
+    said = {"type": _TYPES.get(error.status, other), "message": message}
     return msgspec.json.encode({"type": "error", "error": said, "request_id": request_id})
 
 

@@ -114,6 +114,12 @@ async def test_it_refuses_in_anthropics_words(plane, client, provider, headers, 
     assert said["request_id"] == response.headers["request-id"]
 
 
+async def test_it_says_of_a_wrong_key_that_another_try_is_in_vain(client, provider):
+    response = await client.post("/v1/messages", json=ASKED, headers={"authorization": "Bearer sk-proxy-no"})
+    assert (response.status_code, response.headers["x-should-retry"]) == (401, "false")
+    assert "invalid x-api-key" in response.json()["error"]["message"]
+
+
 async def test_it_passes_an_overloaded_provider_on_as_anthropic_says_it(client, provider):
     overloaded = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
     provider.default = answer(529, overloaded, "retry-after: 7")
