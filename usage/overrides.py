@@ -3,7 +3,7 @@
 import logging
 import threading
 
-from django.db import Error, connection
+from django.db import connection
 
 from usage import pricing
 from usage.models import Price
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 # The longest that a worker uses a price that is no longer right (seconds).
 STALE_AT_MOST = 30.0
-_FIRST = 2.0  # seconds that a start waits for the first reading
+_PATIENCE = 2.0  # seconds that a start waits for the first reading, and an end for the last
 
 
 class Overrides:
@@ -28,25 +28,25 @@ class Overrides:
         """Blocks until the book is read, and staff's prices too if the database answers at once."""
         pricing.book()
         self._thread.start()
-        self._read.wait(_FIRST)
+        self._read.wait(_PATIENCE)
 
     def read_again(self) -> None:
+        """Now, instead of when it is time."""
         self._wake.set()
 
     def close(self) -> None:
         self._closing = True
         self._wake.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_PATIENCE)  # a database that hangs must not hold up the end
 
     def _run(self) -> None:
         away = False
         while not self._closing:
-            self._wake.clear()
             try:
                 pricing.renew(Price.objects.overrides())
                 away = False
-            except Error as error:
+            except Exception as error:  # whatever it is, the next reading tries again
                 if not away:
                     logger.warning("Prices cannot be read (%s); those known hold on.", type(error).__name__)
                 away = True
@@ -55,3 +55,4 @@ class Overrides:
                 connection.close()
             self._read.set()
             self._wake.wait(STALE_AT_MOST)
+            self._wake.clear()

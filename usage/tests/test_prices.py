@@ -5,13 +5,14 @@ from decimal import Decimal
 
 import pytest
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, OperationalError, transaction
 from django.utils import timezone
 
 from accounts.models import User
 from audit.models import Event
 from usage import pricing
-from usage.models import Price, UsageHour
+from usage.models import Price, PriceQuerySet, UsageHour
+from usage.overrides import Overrides
 from usage.rows import Row, store
 from usage.tests.conftest import an_end, sums_match_rows
 
@@ -86,6 +87,19 @@ def test_it_hands_on_what_holds_or_is_to_come():
     ]:
         price(model, valid_from=now + since, until=until and now + until).save()
     assert {override.model for override in Price.objects.overrides()} == {"now", "open", "soon"}
+
+
+def test_an_absent_database_changes_no_price(monkeypatch):
+    def away(prices):
+        raise OperationalError("away")
+
+    monkeypatch.setattr(PriceQuerySet, "overrides", away)
+    pricing.renew([price(valid_from=timezone.now() - DAY).override()])
+    reader = Overrides()
+    reader.open()
+    reader.close()
+    assert pricing.price_of("openai", "gpt-99").source == "staff"
+    pricing.renew(())
 
 
 # --- staff -------------------------------------------------------------------------------------------------------
