@@ -11,7 +11,7 @@ import msgspec
 
 from proxy.dialect import Dialect, chat, messages, responses
 from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ProxyError
-from proxy.wire import Call, Wire, anthropic_native
+from proxy.wire import Call, Wire, anthropic_native, openai_responses
 from proxy.wires import MEDIA, WIRES, translated
 
 # Reserved for an answer of unknown length; the real count replaces it at the end.
@@ -266,7 +266,13 @@ IMAGES = Endpoint("images.generations", "POST", decode_images, MEDIA, is_estimat
 SPEECH = Endpoint("audio.speech", "POST", decode_speech, MEDIA, is_binary=True, is_estimated=False)
 TRANSCRIPTIONS = Endpoint("audio.transcriptions", "POST", refuse_json, MEDIA, max_form=MAX_AUDIO, is_estimated=False)
 MODERATIONS = Endpoint("moderations", "POST", decode_moderation, MEDIA, is_estimated=False)
-RESPONSES = Endpoint("responses", "POST", decode_responses, responses.WIRES, responses.DIALECT)
+RESPONSES = Endpoint(
+    "responses",
+    "POST",
+    decode_responses,
+    translated(responses.TRANSLATION) | {"openai": openai_responses.WIRE},
+    dialect=responses.DIALECT,
+)
 
 _ENDPOINTS = {
     "/v1/chat/completions": CHAT,
@@ -332,7 +338,7 @@ def _stored_response(path: str, method: str, query: bytes) -> Endpoint | None:
     methods = _METHODS[found[2]]
     url = f"{found[1]}?{query.decode()}" if query else found[1]
     call = Call(model="", stream=b"stream=true" in query.split(b"&"))
-    wires = {"openai": responses.stored(url)}
+    wires = {"openai": openai_responses.stored(url)}
     method = method if method in methods else methods[0]
     return Endpoint("responses.stored", method, lambda _: call, wires, responses.DIALECT)
 

@@ -6,14 +6,12 @@ https://platform.openai.com/docs/api-reference/responses.
 
 import msgspec
 
-from proxy.dialect import Dialect, Encoded, Translation, through_chat
+from proxy.dialect import Dialect, Encoded, Translation
 from proxy.dialect.responses_answer import Usage
 from proxy.dialect.responses_request import in_our_words, to_chat
 from proxy.dialect.responses_stream import Encoder, Message
 from proxy.errors import ProxyError, UpstreamBroken
 from proxy.wire import Call, Decoder, openai_responses
-from proxy.wire.openai_responses import stored
-from proxy.wires import WIRES as CHAT_WIRES
 
 
 class _Choice(msgspec.Struct):
@@ -67,10 +65,4 @@ def error_event(error: ProxyError, request_id: str, decoder: Decoder) -> bytes:
 
 DIALECT = Dialect("responses", render, error_event)
 
-_TRANSLATION = Translation(to_chat, answer, Encoder)
-WIRES = {
-    **{provider: through_chat(_TRANSLATION, provider, wire) for provider, wire in CHAT_WIRES.items()},
-    "openai": openai_responses.WIRE,
-}
-
-__all__ = ["DIALECT", "WIRES", "stored"]
+TRANSLATION = Translation(to_chat, answer, Encoder)

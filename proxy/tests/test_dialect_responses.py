@@ -24,6 +24,7 @@ from proxy.errors import BadRequest, UpstreamBroken, UpstreamTimeout
 from proxy.routing import Route
 from proxy.tests.wire_cases import ROOT as WIRE_CASES
 from proxy.tests.wire_cases import feed
+from proxy.views import RESPONSES
 from proxy.wire import Call
 
 ROOT = Path(__file__).parent / "dialect" / "responses"
@@ -122,7 +123,7 @@ def test_it_leaves_out_the_search_that_codex_offers_unasked():
 def test_it_names_what_a_wire_refuses_in_the_clients_words():
     asked = {"model": "claude-3-haiku", "input": "hi", "reasoning": {"effort": "high"}}
     with pytest.raises(BadRequest) as caught:
-        wire = responses.WIRES["anthropic"]
+        wire = RESPONSES.wires["anthropic"]
         wire.encode(json.dumps(asked).encode(), call_of(asked), "claude-3-haiku", None)
     error = json.loads(responses.render(caught.value, ""))["error"]
     assert error["param"] == "reasoning.effort" and "reasoning_effort" not in error["message"]
@@ -199,7 +200,7 @@ def test_it_makes_the_same_of_a_providers_stream_in_any_pieces(provider):
 
 
 def whole(provider: str, parts: list[bytes]) -> str:
-    out, decoder = feed(responses.WIRES[provider], call_of(), parts)
+    out, decoder = feed(RESPONSES.wires[provider], call_of(), parts)
     assert decoder.complete
     assert b"response.completed" not in out and b"response.incomplete" not in out
     return neutral(out + decoder.final)

@@ -16,6 +16,7 @@ from proxy.errors import BadRequest
 from proxy.tests.test_dialect_responses import call_of, datas
 from proxy.tests.test_wire_traffic import framed
 from proxy.tests.wire_cases import feed
+from proxy.views import RESPONSES
 from proxy.wire import Call
 
 TRAFFIC = os.environ.get("AIPROXY_TRAFFIC_DIR", "")
@@ -49,7 +50,7 @@ def test_it_says_to_others_what_openai_was_asked_or_names_what_only_openai_has(p
         call = Call(MODELS[provider], stream=bool(asked.get("stream")), include_usage=True)
         refused: BadRequest | None = None
         try:
-            responses.WIRES[provider].encode(json.dumps(asked).encode(), call, MODELS[provider], None)
+            RESPONSES.wires[provider].encode(json.dumps(asked).encode(), call, MODELS[provider], None)
         except BadRequest as error:
             refused = error
         param = json.loads(responses.render(refused, ""))["error"]["param"] if refused else ""
@@ -60,7 +61,7 @@ def test_it_says_to_others_what_openai_was_asked_or_names_what_only_openai_has(p
 
 @pytest.mark.parametrize("provider", MODELS)
 def test_it_gives_every_answer_as_a_response(provider):
-    wire, seen = responses.WIRES[provider], 0
+    wire, seen = RESPONSES.wires[provider], 0
     for _, recorded in recordings(provider, CHAT[provider]):
         body = recorded["response"]["body"].lstrip()
         if body.startswith(("data:", "event:", "[", ":", "id:")):
@@ -90,7 +91,7 @@ def test_it_says_the_same_in_any_pieces(provider):
         stream, outs = framed(body), []
         for size in (7, 1000, len(stream)):
             _, decoder = feed(
-                responses.WIRES[provider], call_of(), [stream[at : at + size] for at in range(0, len(stream), size)]
+                RESPONSES.wires[provider], call_of(), [stream[at : at + size] for at in range(0, len(stream), size)]
             )
             last = json.loads(sse.data_of(sse.events(decoder.final)[-1]))
             outs.append(said(last["response"]["output"]))
