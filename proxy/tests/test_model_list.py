@@ -4,6 +4,7 @@ import asyncio
 import json
 import secrets
 
+import anthropic
 import openai
 import pytest
 from asgiref.sync import sync_to_async
@@ -136,6 +137,17 @@ async def test_it_speaks_anthropics_form(all_keys, client):
         "max_tokens": 64000,
     }
     assert (await client.get("/v1/models/claude-x-1", headers=ANTHROPIC)).json() == model
+
+
+async def test_it_lists_models_for_anthropics_client(all_keys, address, proxy_key):
+    url = f"http://{address[0]}:{address[1]}"
+    async with anthropic.AsyncAnthropic(base_url=url, api_key=proxy_key[1], max_retries=0) as official:
+        names = [model.display_name async for model in official.models.list()]
+        model = await official.models.retrieve("claude-x-1")
+        with pytest.raises(anthropic.NotFoundError):
+            await official.models.retrieve("claude-unheard-of")
+    assert "Claude X 1" in names and len(names) == 6
+    assert (model.display_name, model.created_at.year) == ("Claude X 1", 2026)
 
 
 async def test_it_shows_only_what_the_key_may_use(client, proxy_key):
