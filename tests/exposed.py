@@ -43,6 +43,7 @@ class ScriptedProvider:
         """From now on every request is answered so; what came before is forgotten."""
         self.inner.default = script or answer()
         self.inner.requests.clear()
+        self.inner.keeps_bodies = True
 
     @property
     def connections(self) -> int:

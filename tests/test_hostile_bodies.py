@@ -76,6 +76,26 @@ def test_it_takes_no_more_than_its_cap_from_a_user(exposed):
     assert exposed.is_well()
 
 
+def test_it_passes_uploads_on_without_holding_them(exposed):
+    field = b"--B\r\nContent-Disposition: form-data; name="
+    begun = field + b'"model"\r\n\r\nwhisper-1\r\n' + field + b'"file"; filename="a"\r\n\r\n'
+    fields = {"content_type": "multipart/form-data; boundary=B", "content_length": len(begun) + 20 * MIB + 9}
+    head = exposed.head(path="/v1/audio/transcriptions", **fields)
+
+    def one(_) -> int:
+        with exposed.client() as client:
+            for part in (head + begun, *[PIECE] * 20, b"\r\n--B--\r\n"):
+                client.send(part)
+            return client.answer().status
+
+    exposed.provider.inner.keeps_bodies = False
+    before = exposed.forget_peak()
+    with ThreadPoolExecutor(5) as threads:
+        assert list(threads.map(one, range(5))) == [200] * 5
+    assert exposed.memory("VmHWM") - before < 20 * MIB  # of a hundred
+    assert exposed.spooled() == []
+
+
 def by_httpx(exposed, path, size):
     return httpx2.post(exposed.service.url + path, content=bytes(size), trust_env=False, timeout=10).status_code
 
