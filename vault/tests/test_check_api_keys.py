@@ -21,7 +21,7 @@ def test_it_tests_every_key_and_says_how_each_fared(stored, provider, teammate, 
 
 @pytest.mark.parametrize(
     ("options", "asked"),
-    [(["--provider", "anthropic"], 1), (["--user", "TEAMMATE@example.com"], 2), (["--user", "nobody@example.com"], 0)],
+    [(["--provider", "anthropic"], 1), (["--user", "TEAMMATE@example.com"], 2)],
 )
 def test_it_can_be_narrowed(stored, provider, teammate, options, asked) -> None:
     stored()
@@ -29,6 +29,13 @@ def test_it_can_be_narrowed(stored, provider, teammate, options, asked) -> None:
     stored(provider="anthropic", user=teammate)
     call_command("check_api_keys", *options)
     assert len(provider.requests) == asked
+
+
+def test_it_says_that_nobody_has_this_address(stored, provider) -> None:
+    stored()
+    with pytest.raises(CommandError, match="no user nobody@example.com"):
+        call_command("check_api_keys", "--user", "nobody@example.com")
+    assert provider.requests == []
 
 
 def test_it_knows_its_providers(db) -> None:
