@@ -75,7 +75,7 @@ def through_chat(translation: Translation, provider: str, wire: Wire) -> Wire:
 
 def _answer(translation: Translation, wire: Wire, body: bytes, call: Call) -> tuple[bytes, Usage | None]:
     said, usage = wire.answer(body, call) if wire.answer else (body, wire.usage(body))
-    if call.stream:  # asked for as a stream, and come as a whole
+    if call.stream and said.startswith(b"data:"):  # a stream that came as a whole
         encoder = translation.encoder(call)
         return encoder.feed(said) + encoder.finish(b""), usage
     return translation.answer(said, call), usage

@@ -103,6 +103,12 @@ def test_it_turns_a_stream_that_came_as_a_whole_into_one():
     assert out == (CASES / "stream-text" / "expected.txt").read_bytes()
 
 
+def test_it_gives_the_answer_of_a_provider_that_does_not_stream():
+    body = (CASES / "plain-text" / "answer.json").read_bytes()
+    out, _ = MESSAGES.wires["openai"].answer(body, Call("m-1", stream=True))
+    assert json.loads(out) == read("plain-text", "expected.json")
+
+
 @pytest.mark.parametrize("provider", ["openai", "google", "alibaba"])
 def test_it_asks_for_one_tool_at_a_time(provider):
     model = {"openai": "gpt-4o", "google": "gemini-2.5-flash", "alibaba": "qwen-max"}[provider]
