@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: bench clients coverage load-test help run test faults lint format lock prices clean
+.PHONY: bench bench-admin clients coverage load-test help run test faults lint format lock prices clean
 MAKEFLAGS += --no-print-directory
 
 # The first that is new enough: `make PYTHON=…` overrules it.
@@ -33,6 +33,10 @@ coverage: .venv/.dev ## Run the tests and list the lines that none reaches; fail
 	@$(BIN)/coverage run -m $(PYTEST) --database postgres
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
+
+REQUESTS ?= 1000000
+bench-admin: .venv/.dev ## Measure the back-office on a throw-away PostgreSQL of made-up traffic (REQUESTS=1000000, BENCH_ARGS)
+	@$(PY) -m benchmarks.backoffice --requests $(REQUESTS) $(BENCH_ARGS)
 
 SECONDS ?= 60
 faults: .venv/.dev ## Break everything at random under load, and count every row (SECONDS=60, SEED=random)

@@ -108,6 +108,7 @@ def prepare(url: str) -> None:
     os.environ.setdefault("AIPROXY_PEPPERS", keys)
     os.environ.setdefault("AIPROXY_MASTER_KEYS", keys)
     os.environ |= {"DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "aiproxy.settings", "ALLOWED_HOSTS": "*"}
+    os.environ["AIPROXY_ADMIN_SECOND_FACTOR"] = "false"  # the pages are measured, not the door
     import django
     from django.core.management import call_command
 
@@ -197,7 +198,9 @@ def measure(rounds: int) -> None:
             cache.clear()
         with CaptureQueriesContext(connection) as captured:
             client.get(url)
-        slowest = max(captured.captured_queries, key=lambda query: float(query["time"]))
+        asked = [query for query in captured.captured_queries if query["sql"].startswith("SELECT")]
+        ours = [query for query in asked if '"proxy_requests"' in query["sql"] or '"usage_hours"' in query["sql"]]
+        slowest = max(ours or asked, key=lambda query: float(query["time"]))
         median = statistics.median(times[1:])
         print(f"{name:52} {median:6.0f} {len(captured):8} {float(slowest['time']) * 1000:18.0f}")
         if "--explain" in sys.argv:
