@@ -264,7 +264,7 @@ class ProxyRequestAdmin(ReadOnly):
         record(Action.EXPORT, name="requests", note=f"{format}, {request.GET.urlencode() or 'no filter'}")
         name = f"requests-{timezone.now():%Y%m%d-%H%M%S}.{format}"
         headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
-        return StreamingHttpResponse(export.Stream(pieces(rows)), content_type=content_type, headers=headers)
+        return export.Download(pieces(rows), content_type=content_type, headers=headers)
 
 
 def _key_link(model: type[ProxyKey | ApiKey], id: UUID) -> SafeString:

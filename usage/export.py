@@ -12,6 +12,7 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db.models import QuerySet
+from django.http import StreamingHttpResponse
 
 from accounts.models import User
 from usage.models import ProxyRequest
@@ -25,20 +26,12 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 Row = tuple[Any, ...]
 
 
-class Stream:
-    """An iterator for servers of either kind. ASGI's would read a plain one to its end before sending anything."""
+class Download(StreamingHttpResponse):
+    """Under ASGI Django reads a plain iterator to its end before it sends anything; here each piece goes when it is."""
 
-    def __init__(self, pieces: Iterator[str]) -> None:
-        self._pieces = pieces
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-    async def __aiter__(self) -> AsyncIterator[str]:
-        read = sync_to_async(lambda: next(self._pieces, ""))
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        pieces = iter(self)
+        read = sync_to_async(lambda: next(pieces, b""))
         while piece := await read():
             yield piece
 
