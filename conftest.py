@@ -105,7 +105,7 @@ def django_db_modify_db_settings() -> None:
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None) -> Iterator[None]:
     connection = connections["default"]
-    post_migrate.connect(_make_plans, sender=apps.get_app_config("accounts"))
+    post_migrate.connect(_make_plans_and_roles, sender=apps.get_app_config("staff"))
     _empty_audit_log_too(connection)
     if connection.vendor != "postgresql":
         yield
@@ -118,9 +118,10 @@ def django_db_setup(django_db_setup: None) -> Iterator[None]:
         server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
 
 
-def _make_plans(**_: object) -> None:
+def _make_plans_and_roles(**_: object) -> None:
     """After each test that commits, its tables are emptied: whoever comes next finds what the migrations put there."""
     import_module("accounts.migrations.0002_plans").make_plans(apps, connections["default"].schema_editor())
+    import_module("staff.migrations.0002_roles").make_roles(apps, connections["default"].schema_editor())
 
 
 def _empty_audit_log_too(connection: Any) -> None:

@@ -10,6 +10,7 @@ from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm
 from django.contrib.auth.models import Permission
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -22,6 +23,8 @@ from accounts.backoffice import BackOffice, confirmed
 from accounts.epoch import EpochNotPublished
 from accounts.hashers import HashingBusy
 from accounts.models import Plan, ProxyKey, SignIn, User
+from audit.models import Action
+from audit.trail import record_each
 
 if TYPE_CHECKING:
     PlanModelAdmin = admin.ModelAdmin[Plan]
@@ -130,15 +133,24 @@ class UserAdmin(BackOffice, UserModelAdmin):
         except (EpochNotPublished, HashingBusy) as error:
             return self.explain(request, error)
 
-    @admin.action(description="Change plan", permissions=["change"])
+    def has_assign_plan_permission(self, request: HttpRequest) -> bool:
+        return self.may(request, "assign_plan")
+
+    def has_disable_permission(self, request: HttpRequest) -> bool:
+        return self.may(request, "disable_user")
+
+    def has_revoke_permission(self, request: HttpRequest) -> bool:
+        return self.may(request, "revoke_proxykey")
+
+    @admin.action(description="Change plan", permissions=["assign_plan"])
     @confirmed("Their limits change with their next request.", button="Change plan", form=PlanForm)
     def change_plan(self, request: HttpRequest, queryset: QuerySet[User], entered: dict[str, Any]) -> None:
         plan: Plan = entered["plan"]
-        for user in self._changeable(request, queryset):
+        for user in self._within_reach(request, queryset):
             user.change_plan(plan)
             self.log_change(request, user, f"Plan changed to {plan.code}.")
 
-    @admin.action(description="Revoke all proxy keys", permissions=["change"])
+    @admin.action(description="Revoke all proxy keys", permissions=["revoke"])
     @confirmed(
         "The next request with any of their proxy keys is refused, for good. They can sign in and make new ones.",
         button="Revoke all proxy keys",
@@ -146,12 +158,12 @@ class UserAdmin(BackOffice, UserModelAdmin):
     )
     def revoke_keys(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
         count = 0
-        for user in self._changeable(request, queryset):
+        for user in self._within_reach(request, queryset):
             count += user.revoke_proxy_keys()
             self.log_change(request, user, "All proxy keys revoked.")
         self.message_user(request, f"{count} proxy keys revoked.", messages.SUCCESS)
 
-    @admin.action(description="Disable", permissions=["change"])
+    @admin.action(description="Disable", permissions=["disable"])
     @confirmed(
         "Every token and proxy key of theirs is refused at once, and they cannot sign in. Enabling them again brings"
         " their proxy keys back.",
@@ -159,18 +171,20 @@ class UserAdmin(BackOffice, UserModelAdmin):
         is_harmful=True,
     )
     def disable(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
-        for user in self._changeable(request, queryset):
+        for user in self._within_reach(request, queryset):
             user.disable()
             self.log_change(request, user, "Disabled.")
 
-    @admin.action(description="Enable again", permissions=["change"])
+    @admin.action(description="Enable again", permissions=["disable"])
     def enable(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
-        for user in self._changeable(request, queryset):
+        for user in self._within_reach(request, queryset):
             user.enable()
             self.log_change(request, user, "Enabled.")
 
-    def _changeable(self, request: HttpRequest, queryset: QuerySet[User]) -> list[User]:
-        return [user for user in queryset if self.has_change_permission(request, user)]
+    def _within_reach(self, request: HttpRequest, queryset: QuerySet[User]) -> list[User]:
+        """A role that may not change users acts on those who are no staff."""
+        may = self.has_change_permission
+        return [user for user in queryset if may(request, user) or not (user.is_staff or user.is_superuser)]
 
 
 def _is_superuser(request: HttpRequest) -> bool:
@@ -249,7 +263,10 @@ class ProxyKeyAdmin(BackOffice, KeyModelAdmin):
         }
         return TemplateResponse(request, "accounts/proxy_key_made.html", context, headers={"Cache-Control": "no-store"})
 
-    @admin.action(description="Revoke", permissions=["change"])
+    def has_revoke_permission(self, request: HttpRequest) -> bool:
+        return self.may(request, "revoke_proxykey")
+
+    @admin.action(description="Revoke", permissions=["revoke"])
     @confirmed(
         "The next request with such a key is refused, for good: nothing brings it back.",
         button="Revoke",
@@ -278,8 +295,21 @@ class SignInAdmin(BackOffice, SignInModelAdmin):
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
-    @admin.action(description="End", permissions=["change"])
+    def delete_model(self, request: HttpRequest, obj: SignIn) -> None:
+        self.delete_queryset(request, SignIn.objects.filter(pk=obj.pk))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[SignIn]) -> None:
+        record_each(Action.DELETE, queryset)
+        queryset.delete()
+
+    def has_end_permission(self, request: HttpRequest) -> bool:
+        return self.may(request, "end_signin")
+
+    @admin.action(description="End", permissions=["end"])
     @confirmed("The tokens of these sign-ins are refused at once.", button="End", is_harmful=True)
     def end(self, request: HttpRequest, queryset: QuerySet[SignIn]) -> None:
-        count = queryset.filter(ended_at=None).update(ended_at=timezone.now())
-        self.message_user(request, f"{count} ended.", messages.SUCCESS)
+        with transaction.atomic():
+            rows = list(queryset.filter(ended_at=None))
+            SignIn.objects.filter(pk__in=[row.pk for row in rows]).update(ended_at=timezone.now())
+            record_each(Action.REVOKE, rows)
+        self.message_user(request, f"{len(rows)} ended.", messages.SUCCESS)

@@ -60,6 +60,10 @@ class BackOffice(Mixin):
         except EpochNotPublished as error:
             return self.explain(request, error)
 
+    def may(self, request: HttpRequest, codename: str) -> bool:
+        """Whether a role gives them this permission of the model's own; who may change its rows may do that too."""
+        return self.has_change_permission(request) or request.user.has_perm(f"{self.opts.app_label}.{codename}")
+
     def explain(self, request: HttpRequest, error: Exception) -> HttpResponse:
         text = str(error) or "Too many passwords and keys are being checked. Nothing was saved: try again."
         self.message_user(request, text, messages.ERROR)

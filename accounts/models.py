@@ -139,6 +139,7 @@ class User(Epochal, AbstractBaseUser, PermissionsMixin):
     class Meta:
         db_table = "users"
         constraints = [models.CheckConstraint(condition=models.Q(email=Lower("email")), name="users_email_lower_case")]
+        permissions = [("disable_user", "Can disable and enable users"), ("assign_plan", "Can change users' plans")]
         ordering = ["-created_at"]
 
     def __str__(self) -> str:
@@ -214,6 +215,7 @@ class SignIn(models.Model):
     class Meta:
         db_table = "sign_ins"
         verbose_name = "sign-in"
+        permissions = [("end_signin", "Can end sign-ins")]
         ordering = ["-created_at"]
 
     def __str__(self) -> str:
@@ -283,6 +285,7 @@ class ProxyKey(Epochal):
 
     class Meta:
         db_table = "proxy_api_keys"
+        permissions = [("revoke_proxykey", "Can revoke proxy keys")]
         ordering = ["-created_at"]
         indexes = [
             # serves: the owner's list, and the count against the plan

@@ -2,10 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
+from axes.admin import AccessAttemptAdmin
+from axes.models import AccessAttempt
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from audit.models import Action
+from audit.trail import record_each
 from staff.models import Authenticator, RecoveryCode
 
 if TYPE_CHECKING:
@@ -51,3 +55,23 @@ class AuthenticatorAdmin(AuthenticatorModelAdmin):
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Authenticator]) -> None:
         for own in queryset.select_related("user"):
             own.reset("reset in the back-office")
+
+
+admin.site.unregister(AccessAttempt)
+
+
+@admin.register(AccessAttempt)
+class AttemptAdmin(AccessAttemptAdmin):  # type: ignore[misc]
+    """To delete one is to unlock. Without django-axes' own action, which asks for no permission."""
+
+    actions = None
+
+    def has_change_permission(self, request: HttpRequest, obj: AccessAttempt | None = None) -> bool:
+        return False
+
+    def delete_model(self, request: HttpRequest, obj: AccessAttempt) -> None:
+        self.delete_queryset(request, AccessAttempt.objects.filter(pk=obj.pk))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[AccessAttempt]) -> None:
+        record_each(Action.DELETE, queryset)
+        queryset.delete()

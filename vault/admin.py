@@ -17,7 +17,7 @@ from django.utils.translation import ngettext
 
 from accounts.backoffice import BackOffice, confirmed
 from audit.models import Action
-from audit.trail import record
+from audit.trail import record, record_each
 from vault import keyring, store
 from vault.check import check_api_key
 from vault.models import MAX_PRIORITY, ApiKey
@@ -106,7 +106,13 @@ class ApiKeyAdmin(BackOffice, ApiKeyModelAdmin):
             with suppress(ApiKey.DoesNotExist):  # its owner was faster
                 store.remove(user_id, pk)
 
-    @admin.action(description="Test now", permissions=["change"])
+    def has_test_permission(self, request: HttpRequest) -> bool:
+        return self.may(request, "test_apikey")
+
+    def has_invalidate_permission(self, request: HttpRequest) -> bool:
+        return self.may(request, "invalidate_apikey")
+
+    @admin.action(description="Test now", permissions=["test"])
     @confirmed(
         "Each key is sent to its provider, one after the other, which is asked for its list of models. A key that is"
         " refused is not used any more.",
@@ -114,14 +120,16 @@ class ApiKeyAdmin(BackOffice, ApiKeyModelAdmin):
     )
     def test_now(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
         """What each provider said stands in its row afterwards."""
-        outcomes = [check_api_key(row).valid for row in queryset]
+        rows = list(queryset)
+        record_each(Action.TEST, rows)
+        outcomes = [check_api_key(row).valid for row in rows]
         good, bad = outcomes.count(True), outcomes.count(False)
         tested = ngettext("%d key tested", "%d keys tested", len(outcomes)) % len(outcomes)
         level = messages.WARNING if bad or good < len(outcomes) else messages.SUCCESS
         unknown = len(outcomes) - good - bad
         self.message_user(request, f"{tested}: {good} good, {bad} refused, {unknown} not to be told.", level)
 
-    @admin.action(description="Mark invalid", permissions=["change"])
+    @admin.action(description="Mark invalid", permissions=["invalidate"])
     @confirmed(
         "These keys are not used from the next request on, until they are found good by a test, or stored again.",
         button="Mark invalid",

@@ -66,7 +66,11 @@ class ApiKey(models.Model):
     class Meta:
         db_table = "api_keys"
         verbose_name = "API key"
-        permissions = [("rewrap_apikey", "Can re-wrap API keys under the primary master key")]
+        permissions = [
+            ("rewrap_apikey", "Can re-wrap API keys under the primary master key"),
+            ("test_apikey", "Can test API keys at their providers"),
+            ("invalidate_apikey", "Can take API keys out of use"),
+        ]
         ordering = ["provider", "priority", "created_at"]
         constraints = [
             models.UniqueConstraint(fields=["user", "provider", "label"], name="api_keys_user_provider_label"),
