@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from accounts.ids import uuid7
-from proxy import metrics, model_list, record, views
+from proxy import metrics, model_list, record, requests, views
 from proxy.admission import admit
 from proxy.authentication import Identity, authenticate
 from proxy.candidates import candidates
@@ -138,7 +138,7 @@ class Exchange:
         self._watch_client(body)
         refusal: ProxyError | None = None
         try:
-            self._call = endpoint.decode(body) if isinstance(body, bytes) else views.decode_form(body.model)
+            self._call = endpoint.decode(body) if isinstance(body, bytes) else requests.decode_form(body.model)
         except ProxyError as error:
             refusal = error  # counts as a request all the same
         await self._admit()
@@ -196,7 +196,7 @@ class Exchange:
         call, identity = self._call, self._identity
         assert call is not None and identity is not None
         if call.fallbacks is not None and isinstance(body, bytes):
-            body = views.with_one_model(body, call.model)
+            body = requests.with_one_model(body, call.model)
         self._record_begin(endpoint, call, routes[0])
         self._attempts = Attempts(
             self._runtime,

@@ -1,35 +1,18 @@
-"""Owns the URLs of the data plane: what each takes, and what we read of it. Pure: the exchange does the rest."""
+"""Owns the URLs of the data plane: what each takes, who can be asked, and in which dialect. Pure."""
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
 
-import msgspec
-
+from proxy import requests
 from proxy.dialect import Dialect, chat, messages, responses
-from proxy.errors import BadRequest, MethodNotAllowed, NotFound, ProxyError
+from proxy.errors import BadRequest, MethodNotAllowed, NotFound
 from proxy.wire import Call, Wire, anthropic_native, openai_responses
 from proxy.wires import MEDIA, WIRES, translated
 
-# Reserved for an answer of unknown length; the real count replaces it at the end.
-DEFAULT_OUTPUT = 1024
-# What an image, a sound or a file counts until the provider says (tokens).
-MEDIA_TOKENS = 1000
-# Parts that hold media, in OpenAI's dialects and in Anthropic's.
-_MEDIA_TYPES = ("image_url", "input_image", "input_audio", "file", "input_file", "image", "document")
-_MEDIA_NAMES = (b'"image', b'"input_audio"', b'"file"', b'"input_file"', b'"document"')
-MAX_MODEL_LENGTH = 200
-MOST_MODELS = 10
 # Forms pass through in pieces; these are OpenAI's own limits with something to spare (bytes).
 MAX_AUDIO = 26 << 20
 MAX_IMAGES = 50 << 20
-# Whom OpenAI asks when a moderation names no model.
-DEFAULT_MODERATION = "omni-moderation-latest"
-# How a letter, or the underscore, of a field's name could hide.
-_ESCAPED_LETTER = re.compile(rb"\\u00(?:5[fF]|[67])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,231 +28,39 @@ class Endpoint:
     is_estimated: bool = True  # what its answer says no usage of may have cost what we expected
 
 
-class _StreamOptions(msgspec.Struct):
-    include_usage: bool | None = None
-
-
-class _Chat(msgspec.Struct):
-    messages: msgspec.Raw
-    model: str | None = None
-    models: list[str] | msgspec.UnsetType | None = msgspec.UNSET  # OpenRouter's form of a fallback list
-    stream: bool | None = None
-    stream_options: _StreamOptions | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    n: int | None = None
-    parallel_tool_calls: bool | None = None
-
-
-class _Messages(msgspec.Struct):
-    model: str
-    messages: msgspec.Raw
-    max_tokens: int
-    stream: bool | None = None
-
-
-class _Count(msgspec.Struct):
-    model: str
-    messages: msgspec.Raw
-
-
-class _Embeddings(msgspec.Struct):
-    model: str
-    input: msgspec.Raw
-    encoding_format: str | None = None
-
-
-class _Responses(msgspec.Struct):
-    model: str | None = None
-    models: list[str] | msgspec.UnsetType | None = msgspec.UNSET
-    prompt: msgspec.Raw = msgspec.Raw()
-    input: msgspec.Raw = msgspec.Raw()
-    instructions: msgspec.Raw = msgspec.Raw()
-    stream: bool | None = None
-    max_output_tokens: int | None = None
-    parallel_tool_calls: bool | None = None
-
-
-class _Images(msgspec.Struct):
-    model: str
-    prompt: msgspec.Raw
-    n: int | None = None
-    stream: bool | None = None
-
-
-class _Speech(msgspec.Struct):
-    model: str
-    input: msgspec.Raw
-    stream_format: str | None = None
-
-
-class _Moderation(msgspec.Struct):
-    input: msgspec.Raw
-    model: str | None = None
-
-
-_chat = msgspec.json.Decoder(_Chat).decode
-_messages = msgspec.json.Decoder(_Messages).decode
-_count = msgspec.json.Decoder(_Count).decode
-_responses = msgspec.json.Decoder(_Responses).decode
-_embeddings = msgspec.json.Decoder(_Embeddings).decode
-_images = msgspec.json.Decoder(_Images).decode
-_speech = msgspec.json.Decoder(_Speech).decode
-_moderation = msgspec.json.Decoder(_Moderation).decode
-
-
-def decode_chat(body: bytes) -> Call:
-    """https://platform.openai.com/docs/api-reference/chat/create"""
-    request = _read(_chat, body, _Chat)
-    model, fallbacks = _models(request.model, request.models)
-    max_output = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
-    copies = request.n if request.n is not None else 1
-    if (max_output is not None and max_output < 0) or not 1 <= copies <= 128:
-        raise BadRequest("The output limit must not be negative, and n be 1 to 128.", param="n")
-    output = max_output if max_output is not None else DEFAULT_OUTPUT
-    return Call(
-        model=model,
-        fallbacks=fallbacks,
-        stream=bool(request.stream),
-        include_usage=bool(request.stream_options and request.stream_options.include_usage),
-        max_output=max_output,
-        tokens_input=input_tokens(bytes(request.messages)),
-        tokens_output=output * copies,
-        one_tool_call=request.parallel_tool_calls is False,
-    )
-
-
-def decode_messages(body: bytes) -> Call:
-    """https://docs.anthropic.com/en/api/messages"""
-    request = _read(_messages, body, _Messages)
-    _check_model(request.model)
-    if request.max_tokens < 1:
-        raise BadRequest("max_tokens must be 1 or more.", param="max_tokens")
-    return Call(
-        model=request.model,
-        stream=bool(request.stream),
-        include_usage=True,
-        max_output=request.max_tokens,
-        tokens_input=input_tokens(body),
-        tokens_output=request.max_tokens,
-    )
-
-
-def decode_count(body: bytes) -> Call:
-    """https://docs.anthropic.com/en/api/messages-count-tokens; a count takes no tokens itself."""
-    request = _read(_count, body, _Count)
-    _check_model(request.model)
-    return Call(model=request.model)
-
-
-def estimated_count(body: bytes) -> bytes:
-    return msgspec.json.encode({"input_tokens": input_tokens(body)})
-
-
-def decode_embeddings(body: bytes) -> Call:
-    """https://platform.openai.com/docs/api-reference/embeddings/create"""
-    request = _read(_embeddings, body, _Embeddings)
-    _check_model(request.model)
-    return Call(
-        model=request.model,
-        tokens_input=max(1, len(bytes(request.input)) // 4),
-        base64=request.encoding_format == "base64",
-    )
-
-
-def decode_responses(body: bytes) -> Call:
-    """https://platform.openai.com/docs/api-reference/responses/create. A prompt template may name the model."""
-    request = _read(_responses, body, _Responses)
-    nameless = request.model is None and request.models is msgspec.UNSET and bytes(request.prompt)
-    model, fallbacks = ("", None) if nameless else _models(request.model, request.models)
-    if request.max_output_tokens is not None and request.max_output_tokens < 0:
-        raise BadRequest("The output limit must not be negative.", param="max_output_tokens")
-    asked = bytes(request.input)
-    return Call(
-        model=model,
-        fallbacks=fallbacks,
-        stream=bool(request.stream),
-        include_usage=True,
-        max_output=request.max_output_tokens,
-        tokens_input=(input_tokens(asked) if asked else 0) + len(bytes(request.instructions)) // 4,
-        tokens_output=request.max_output_tokens if request.max_output_tokens is not None else DEFAULT_OUTPUT,
-        one_tool_call=request.parallel_tool_calls is False,
-    )
-
-
-def decode_images(body: bytes) -> Call:
-    """https://platform.openai.com/docs/api-reference/images/create"""
-    request = _read(_images, body, _Images)
-    _check_model(request.model)
-    copies = request.n if request.n is not None else 1
-    if not 1 <= copies <= 128:
-        raise BadRequest("n must be 1 to 128.", param="n", code="invalid_value")
-    return Call(
-        model=request.model,
-        stream=bool(request.stream),
-        tokens_input=input_tokens(bytes(request.prompt)),
-        tokens_output=copies * MEDIA_TOKENS,
-    )
-
-
-def decode_speech(body: bytes) -> Call:
-    """https://platform.openai.com/docs/api-reference/audio/createSpeech"""
-    request = _read(_speech, body, _Speech)
-    _check_model(request.model)
-    return Call(
-        model=request.model,
-        stream=request.stream_format == "sse",
-        tokens_input=input_tokens(bytes(request.input)),
-        tokens_output=MEDIA_TOKENS,
-    )
-
-
-def decode_moderation(body: bytes) -> Call:
-    """https://platform.openai.com/docs/api-reference/moderations/create"""
-    request = _read(_moderation, body, _Moderation)
-    model = request.model if request.model is not None else DEFAULT_MODERATION
-    _check_model(model)
-    return Call(model=model, tokens_input=input_tokens(bytes(request.input)))
-
-
-def decode_form(model: str) -> Call:
-    """Of a form only the model is read: what it holds is not known until the provider says."""
-    _check_model(model)
-    return Call(model=model, tokens_input=MEDIA_TOKENS, tokens_output=MEDIA_TOKENS)
-
-
-def refuse_json(body: bytes) -> Call:
-    raise BadRequest("This URL takes a form: send multipart/form-data.", code="invalid_content_type")
-
-
-CHAT = Endpoint("chat.completions", "POST", decode_chat, WIRES)
+CHAT = Endpoint("chat.completions", "POST", requests.decode_chat, WIRES)
 EMBEDDINGS = Endpoint(
-    "embeddings", "POST", decode_embeddings, {slug: wire for slug, wire in WIRES.items() if slug != "anthropic"}
+    "embeddings",
+    "POST",
+    requests.decode_embeddings,
+    {slug: wire for slug, wire in WIRES.items() if slug != "anthropic"},
 )
 MESSAGES = Endpoint(
     "messages",
     "POST",
-    decode_messages,
+    requests.decode_messages,
     translated(messages.TRANSLATION) | {"anthropic": anthropic_native.WIRE},
     dialect=messages.DIALECT,
 )
 COUNT_TOKENS = Endpoint(
     "messages.count_tokens",
     "POST",
-    decode_count,
+    requests.decode_count,
     {"anthropic": anthropic_native.COUNT},
     dialect=messages.DIALECT,
-    local=estimated_count,
+    local=requests.estimated_count,
 )
 MODELS = Endpoint("models", "GET", lambda _: Call(model=""), {})
-IMAGES = Endpoint("images.generations", "POST", decode_images, MEDIA, is_estimated=False)
-SPEECH = Endpoint("audio.speech", "POST", decode_speech, MEDIA, is_binary=True, is_estimated=False)
-TRANSCRIPTIONS = Endpoint("audio.transcriptions", "POST", refuse_json, MEDIA, max_form=MAX_AUDIO, is_estimated=False)
-MODERATIONS = Endpoint("moderations", "POST", decode_moderation, MEDIA, is_estimated=False)
+IMAGES = Endpoint("images.generations", "POST", requests.decode_images, MEDIA, is_estimated=False)
+SPEECH = Endpoint("audio.speech", "POST", requests.decode_speech, MEDIA, is_binary=True, is_estimated=False)
+TRANSCRIPTIONS = Endpoint(
+    "audio.transcriptions", "POST", requests.refuse_json, MEDIA, max_form=MAX_AUDIO, is_estimated=False
+)
+MODERATIONS = Endpoint("moderations", "POST", requests.decode_moderation, MEDIA, is_estimated=False)
 RESPONSES = Endpoint(
     "responses",
     "POST",
-    decode_responses,
+    requests.decode_responses,
     translated(responses.TRANSLATION) | {"openai": openai_responses.WIRE},
     dialect=responses.DIALECT,
 )
@@ -317,7 +108,7 @@ def resolve(path: str, method: str, query: bytes = b"") -> Endpoint:
 
 def _model(name: str) -> Endpoint | None:
     """One model's page."""
-    if not name or len(name) > MAX_MODEL_LENGTH or not _MODEL_CHARACTERS.issuperset(name) or ".." in name:
+    if not name or len(name) > requests.MAX_MODEL_LENGTH or not _MODEL_CHARACTERS.issuperset(name) or ".." in name:
         return None
     return Endpoint("model", "GET", lambda _: Call(model=name), {})
 
@@ -341,118 +132,3 @@ def _stored_response(path: str, method: str, query: bytes) -> Endpoint | None:
     wires = {"openai": openai_responses.stored(url)}
     method = method if method in methods else methods[0]
     return Endpoint("responses.stored", method, lambda _: call, wires, responses.DIALECT)
-
-
-def input_tokens(value: bytes) -> int:
-    """Estimated tokens of a JSON value: text bytes / 4, each image, sound or file as MEDIA_TOKENS."""
-    for name in _MEDIA_NAMES:
-        if name in value:
-            break
-    else:
-        return len(value) // 4 + 1
-    text, media = 0, 0
-    waiting: list[Any] = [_decode_any(value)]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, str):
-            text += len(item.encode("utf-8", "surrogatepass"))
-        elif isinstance(item, list):
-            waiting += item
-        elif isinstance(item, dict):
-            is_media = item.get("type") in _MEDIA_TYPES
-            media += is_media
-            waiting += [] if is_media else item.values()
-    return text // 4 + media * MEDIA_TOKENS + 1
-
-
-def _decode_any(value: bytes) -> Any:
-    try:
-        return msgspec.json.decode(value)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BadRequest(f"The body is not JSON that can be read: {error}", code="invalid_json") from error
-
-
-def _read(decode: Callable[[bytes], Any], body: bytes, shape: type[msgspec.Struct]) -> Any:
-    try:
-        request = decode(body)
-    except msgspec.ValidationError as error:
-        raise _wrong_field(error) from error
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise BadRequest(f"The body is not JSON that can be read: {error}", code="invalid_json") from error
-    _refuse_twice(body, shape.__struct_fields__)
-    return request
-
-
-def _wrong_field(error: msgspec.ValidationError) -> ProxyError:
-    """msgspec says "Expected `bool`, got `str` - at `$.stream`": the path is OpenAI's `param`."""
-    said, _, path = str(error).partition(" - at `$")
-    param = path.strip("`.") or None
-    if said.startswith("Object missing required field"):
-        field = said.split("`")[1]
-        param = f"{param}.{field}" if param else field
-        return BadRequest(f"{param} is missing.", param=param, code="missing_required_parameter")
-    return BadRequest(f"{param or 'The body'}: {said}.", param=param, code="invalid_type")
-
-
-def _refuse_twice(body: bytes, fields: tuple[str, ...]) -> None:
-    """A key that we read must occur once at the top level: the provider might read the other one.
-
-    The careful pass is for bodies in which a name stands more than once, or might in escapes of ASCII letters.
-    """
-    if not _may_be_twice(body, fields):
-        return
-    seen: list[str] = []
-
-    def note(pairs: list[tuple[str, Any]]) -> None:
-        seen[:] = [name for name, _ in pairs]  # the outermost object comes last
-
-    try:
-        json.loads(body, object_pairs_hook=note)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"The body is not JSON that can be read: {error}", code="invalid_json") from error
-    for field in fields:
-        if seen.count(field) > 1:
-            raise BadRequest(f"{field} occurs twice in the body.", param=field, code="duplicate_parameter")
-
-
-def _may_be_twice(body: bytes, fields: tuple[str, ...]) -> bool:
-    for name in _quoted(fields):  # a loop: this is on the hot path, and any() costs a generator
-        if body.count(name) > 1:
-            return True
-    return b"\\u00" in body and _ESCAPED_LETTER.search(body) is not None
-
-
-@lru_cache
-def _quoted(fields: tuple[str, ...]) -> tuple[bytes, ...]:
-    return tuple(f'"{field}"'.encode() for field in fields)
-
-
-def _models(model: str | None, models: list[str] | msgspec.UnsetType | None) -> tuple[str, tuple[str, ...] | None]:
-    """The model, and those to be asked when it is not served; `model` comes before `models`."""
-    listed = models if isinstance(models, list) else []
-    if models == [] or len(listed) > MOST_MODELS:
-        raise BadRequest(f"models must hold 1 to {MOST_MODELS} names.", param="models", code="invalid_value")
-    for name in listed:
-        _check_model(name, "models")
-    if model is not None:
-        _check_model(model)
-        listed = [model, *listed]
-    elif not listed:
-        raise BadRequest("model is missing.", param="model", code="missing_required_parameter")
-    return listed[0], None if models is msgspec.UNSET else tuple(listed[1:])
-
-
-def with_one_model(body: bytes, model: str) -> bytes:
-    """The body as if it had asked for this model alone: `models` is ours, no provider knows it."""
-    fields: dict[str, msgspec.Raw] = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    del fields["models"]
-    return msgspec.json.encode(fields | {"model": msgspec.Raw(msgspec.json.encode(model))})
-
-
-def _check_model(model: str, param: str = "model") -> None:
-    if not model or len(model) > MAX_MODEL_LENGTH or not model.isprintable():
-        raise BadRequest(
-            f"{param} must be a name of 1 to {MAX_MODEL_LENGTH} printable characters.",
-            param=param,
-            code="invalid_value",
-        )

@@ -17,9 +17,10 @@ from pydantic import TypeAdapter
 from proxy import sse
 from proxy.dialect import messages
 from proxy.errors import BadRequest, RateLimited, Unavailable, UpstreamBroken
+from proxy.requests import decode_messages
 from proxy.routing import Route, route
 from proxy.tests.wire_cases import feed
-from proxy.views import MESSAGES, decode_messages
+from proxy.views import MESSAGES
 from proxy.wire import Call
 
 CASES = Path(__file__).parent / "dialect" / "messages"

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from proxy import views
+from proxy import requests, views
 from proxy.errors import BadRequest, MethodNotAllowed, NotFound
 
 
@@ -10,25 +10,25 @@ def chat(**fields) -> bytes:
     return json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}], **fields}).encode()
 
 
-def refusal(body: bytes, decode=views.decode_chat) -> BadRequest:
+def refusal(body: bytes, decode=requests.decode_chat) -> BadRequest:
     with pytest.raises(BadRequest) as error:
         decode(body)
     return error.value
 
 
 def test_it_reads_what_it_needs_and_ignores_the_rest():
-    call = views.decode_chat(chat(stream=True, stream_options={"include_usage": True, "x": 1}, foo={"bar": [1]}))
+    call = requests.decode_chat(chat(stream=True, stream_options={"include_usage": True, "x": 1}, foo={"bar": [1]}))
     assert (call.model, call.stream, call.include_usage, call.max_output) == ("gpt-4o", True, True, None)
 
 
 def test_it_takes_null_for_absent():
-    call = views.decode_chat(chat(stream=None, stream_options=None, max_tokens=None, n=None))
+    call = requests.decode_chat(chat(stream=None, stream_options=None, max_tokens=None, n=None))
     assert (call.stream, call.include_usage, call.max_output) == (False, False, None)
 
 
 def test_it_reserves_the_output_of_all_copies():
-    assert views.decode_chat(chat(max_completion_tokens=10, max_tokens=99, n=3)).tokens_output == 30
-    assert views.decode_chat(chat()).tokens_output == views.DEFAULT_OUTPUT
+    assert requests.decode_chat(chat(max_completion_tokens=10, max_tokens=99, n=3)).tokens_output == 30
+    assert requests.decode_chat(chat()).tokens_output == requests.DEFAULT_OUTPUT
 
 
 @pytest.mark.parametrize(
@@ -71,13 +71,13 @@ def test_it_refuses_a_key_that_occurs_twice(body):
 
 def test_it_minds_only_the_top_level():
     nested = {"properties": {"model": {"type": "string"}, "messages": {}}, "stream": [{"stream": 1}]}
-    assert views.decode_chat(chat(tools=[nested, nested])).model == "gpt-4o"
+    assert requests.decode_chat(chat(tools=[nested, nested])).model == "gpt-4o"
 
 
 def test_it_counts_media_apart_from_text():
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 400_000}}
     content = [{"type": "text", "text": "x" * 400}, image, image]
-    call = views.decode_chat(chat(messages=[{"role": "user", "content": content}]))
+    call = requests.decode_chat(chat(messages=[{"role": "user", "content": content}]))
     assert 2100 <= call.tokens_input <= 2120
 
 
@@ -98,5 +98,5 @@ def test_it_knows_no_other_path(path):
 
 def test_it_estimates_embeddings():
     body = json.dumps({"model": "text-embedding-3-small", "input": ["x" * 400, "y" * 400]}).encode()
-    assert 200 <= views.decode_embeddings(body).tokens_input <= 205
-    assert refusal(b'{"model":"m"}', views.decode_embeddings).param == "input"
+    assert 200 <= requests.decode_embeddings(body).tokens_input <= 205
+    assert refusal(b'{"model":"m"}', requests.decode_embeddings).param == "input"
