@@ -15,7 +15,6 @@ from accounts import epoch
 from accounts.keys import Peppers
 from accounts.models import ProxyKey
 from usage.records import End, Resigned
-from vault.check import check_api_key
 from vault.models import ApiKey
 
 logger = logging.getLogger(__name__)
@@ -85,7 +84,7 @@ def confirm_refusal(api_key_id: UUID) -> None:
     try:
         api_key = ApiKey.objects.filter(pk=api_key_id, is_valid=True).first()
         if api_key is not None:
-            verdict = check_api_key(api_key)
+            verdict = api_key.ask_provider()
             logger.info("API key %s was refused; the test call says valid=%s", api_key_id, verdict.valid)
     except epoch.EpochNotPublished:
         logger.warning("API key %s is invalid; workers learn it when their policies age.", api_key_id)

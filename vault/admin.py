@@ -19,7 +19,6 @@ from accounts.backoffice import BackOffice, confirmed
 from audit.models import Action
 from audit.trail import record, record_each
 from vault import keyring, store
-from vault.check import check_api_key
 from vault.models import MAX_PRIORITY, ApiKey
 from vault.rewrap import Rewrap
 
@@ -122,7 +121,7 @@ class ApiKeyAdmin(BackOffice, ApiKeyModelAdmin):
         """What each provider said stands in its row afterwards."""
         rows = list(queryset)
         record_each(Action.TEST, rows)
-        outcomes = [check_api_key(row).valid for row in rows]
+        outcomes = [row.ask_provider().valid for row in rows]
         good, bad = outcomes.count(True), outcomes.count(False)
         tested = ngettext("%d key tested", "%d keys tested", len(outcomes)) % len(outcomes)
         level = messages.WARNING if bad or good < len(outcomes) else messages.SUCCESS

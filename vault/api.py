@@ -18,7 +18,6 @@ from accounts.errors import Conflict
 from accounts.pagination import Keyset
 from accounts.strict import StrictSerializerMixin
 from vault import store
-from vault.check import check_api_key
 from vault.models import ApiKey
 from vault.providers import MAX_KEY_LENGTH, PROVIDERS
 from vault.secret import Secret
@@ -179,7 +178,7 @@ class ApiKeyTest(OwnKeys):
     serializer_class = serializers.Serializer
 
     def post(self, request: Request, pk: UUID) -> Response:
-        verdict = check_api_key(self.get_object())
+        verdict = self.get_object().ask_provider()
         return Response(
             {
                 "valid": verdict.valid,

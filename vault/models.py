@@ -1,5 +1,7 @@
 """Owns the users' provider keys, encrypted at rest. Nothing here can be read back by anyone."""
 
+from typing import TYPE_CHECKING
+
 from django.conf import settings
 from django.core.validators import MaxValueValidator, RegexValidator
 from django.db import models
@@ -10,6 +12,9 @@ from audit.trail import watch
 from vault import crypto, keyring
 from vault.providers import PROVIDERS, last4
 from vault.secret import Secret
+
+if TYPE_CHECKING:
+    from vault.check import Verdict
 
 # A label is shown in lists and log lines; a line break in it would forge one.
 one_line = RegexValidator(r"^[^\x00-\x1f\x7f]*\Z", "A label has no line breaks or control characters.")
@@ -116,3 +121,9 @@ class ApiKey(models.Model):
     def unseal(self) -> Secret:
         """The key in clear, for one use. Raises crypto.Unsealable."""
         return crypto.unseal(self.sealed, self.context, keyring.current())
+
+    def ask_provider(self) -> "Verdict":
+        """One call with this key; writes down how it went."""
+        from vault.check import check_api_key  # loads httpx, a tenth of every start, for what most processes never do
+
+        return check_api_key(self)
