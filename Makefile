@@ -42,13 +42,14 @@ SECONDS ?= 60
 faults: .venv/.dev ## Break everything at random under load, and count every row (SECONDS=60, SEED=random)
 	@$(PY) -m faults --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
-lint: .venv/.dev ## Check style, types, import directions, migrations and production settings
+lint: .venv/.dev ## Check style, types, import directions, migrations, production settings and OpenAPI
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(PRODUCTION) -m mypy
 	$(BIN)/lint-imports
 	$(PRODUCTION) manage.py makemigrations --check --dry-run
 	$(PRODUCTION) manage.py check --deploy --fail-level WARNING
+	$(PRODUCTION) manage.py spectacular --validate --fail-on-warn --file /dev/null
 
 clients: .venv/.dev ## Run real clients, each in its own environment, against providers' servers by others (CLIENTS_ARGS)
 	@$(PY) -m clients $(CLIENTS_ARGS)

@@ -5,6 +5,7 @@ from typing import Any
 from django.contrib.auth import logout, update_session_auth_hash
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework import generics, status
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated, ValidationError
@@ -21,12 +22,16 @@ from accounts.lockout import check_password
 from accounts.models import ProxyKey, User
 from accounts.pagination import Keyset
 from accounts.serializers import (
+    IssuedKeySerializer,
     LoginSerializer,
     LogoutSerializer,
+    PasswordChangedSerializer,
     PasswordSerializer,
     ProxyKeySerializer,
     RefreshSerializer,
+    SignedInSerializer,
     SignupSerializer,
+    TokensSerializer,
     UserSerializer,
 )
 from accounts.throttles import KeyThrottle, LoginThrottle, PasswordThrottle, SignupThrottle
@@ -63,6 +68,7 @@ class Signup(Open):
     serializer_class = SignupSerializer
     throttle_classes = [SignupThrottle]
 
+    @extend_schema(operation_id="signUp", summary="Sign up", responses={201: SignedInSerializer})
     def post(self, request: Request) -> Response:
         data = _validated(self, request)
         taken = Conflict({"email": ["There is an account with this e-mail address. Sign in instead."]})
@@ -80,6 +86,7 @@ class Login(Open):
     serializer_class = LoginSerializer
     throttle_classes = [LoginThrottle]
 
+    @extend_schema(operation_id="signIn", summary="Sign in", responses=SignedInSerializer)
     def post(self, request: Request) -> Response:
         data = _validated(self, request)
         user = check_password(request, data["email"], data["password"])
@@ -92,6 +99,7 @@ class Refresh(Open):
     serializer_class = RefreshSerializer
     throttle_classes = [LoginThrottle]
 
+    @extend_schema(operation_id="refresh", summary="Trade the refresh token for a new pair", responses=TokensSerializer)
     def post(self, request: Request) -> Response:
         _, pair = tokens.rotate(_validated(self, request)["refresh"])
         return _secret_response({"token": pair.token, "refresh": pair.refresh})
@@ -103,6 +111,7 @@ class Logout(generics.GenericAPIView[Any]):
     serializer_class = LogoutSerializer
     permission_classes = [AllowAny]
 
+    @extend_schema(operation_id="signOut", summary="Sign out", responses={204: None})
     def post(self, request: Request) -> Response:
         refresh = _validated(self, request).get("refresh")
         if not (refresh or request.user.is_authenticated):
@@ -116,6 +125,10 @@ class Logout(generics.GenericAPIView[Any]):
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
+@extend_schema_view(
+    get=extend_schema(operation_id="getMe", summary="Who you are, and what your plan allows"),
+    patch=extend_schema(operation_id="changeMe", summary="Change your name"),
+)
 class Me(generics.RetrieveUpdateAPIView[User]):
     serializer_class = UserSerializer
     http_method_names = ["get", "patch", "head", "options"]
@@ -135,6 +148,7 @@ class Password(generics.GenericAPIView[Any]):
     serializer_class = PasswordSerializer
     throttle_classes = [PasswordThrottle]
 
+    @extend_schema(operation_id="changePassword", summary="Change the password", responses=PasswordChangedSerializer)
     def post(self, request: Request) -> Response:
         data = _validated(self, request)
         assert isinstance(request.user, User)
@@ -152,6 +166,7 @@ class ProxyKeyGenerate(generics.GenericAPIView[ProxyKey]):
     serializer_class = ProxyKeySerializer
     throttle_classes = [KeyThrottle]
 
+    @extend_schema(operation_id="createProxyKey", summary="Create a proxy key", responses={201: IssuedKeySerializer})
     def post(self, request: Request) -> Response:
         assert isinstance(request.user, User)
         row, key = keys.issue(request.user, **_validated(self, request))
@@ -168,10 +183,18 @@ class OwnProxyKeys(generics.GenericAPIView[ProxyKey]):
         return ProxyKey.objects.filter(user=self.request.user).select_related("user__plan")
 
 
+@extend_schema_view(
+    get=extend_schema(operation_id="listProxyKeys", summary="Your proxy keys"),
+)
 class ProxyKeyList(OwnProxyKeys, generics.ListAPIView[ProxyKey]):
     pagination_class = Keyset
 
 
+@extend_schema_view(
+    get=extend_schema(operation_id="getProxyKey", summary="One of them"),
+    patch=extend_schema(operation_id="changeProxyKey", summary="Change its name or its bounds"),
+    delete=extend_schema(operation_id="revokeProxyKey", summary="Revoke it"),
+)
 class ProxyKeyDetail(OwnProxyKeys, generics.RetrieveUpdateDestroyAPIView[ProxyKey]):
     lookup_field = "id"
     http_method_names = ["get", "patch", "delete", "head", "options"]

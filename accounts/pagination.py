@@ -45,12 +45,19 @@ class Keyset(BasePagination):
         return Response({"results": data, "next": self._next})
 
     def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
-        following = {"type": "string", "format": "uri", "nullable": True}
+        following = {"type": ["string", "null"], "format": "uri"}
         return {
             "type": "object",
             "required": ["results", "next"],
             "properties": {"results": schema, "next": following},
         }
+
+    def get_schema_operation_parameters(self, view: APIView) -> list[dict[str, Any]]:
+        size = {"type": "integer", "minimum": 1, "maximum": self.max_page_size, "default": self.page_size}
+        return [
+            {"name": "limit", "in": "query", "schema": size, "description": "Rows a page."},
+            {"name": "cursor", "in": "query", "schema": {"type": "string"}, "description": "Taken from `next`."},
+        ]
 
     def _size(self, text: str | None) -> int:
         if text is None:

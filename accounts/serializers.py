@@ -76,6 +76,21 @@ class UserSerializer(StrictSerializerMixin, serializers.ModelSerializer[User]):
         read_only_fields = ["id", "email", "email_verified", "created_at"]
 
 
+class TokensSerializer(serializers.Serializer[Any]):
+    """What a sign-in answers, as its readers are told."""
+
+    token = serializers.CharField(help_text="The access token.")
+    refresh = serializers.CharField(help_text="The refresh token; it works once.")
+
+
+class SignedInSerializer(TokensSerializer):
+    user = UserSerializer()
+
+
+class PasswordChangedSerializer(SignedInSerializer):
+    proxy_keys_revoked = serializers.IntegerField()
+
+
 def _limit() -> serializers.IntegerField:
     return serializers.IntegerField(min_value=1, max_value=_LARGEST_LIMIT, allow_null=True, required=False)
 
@@ -122,3 +137,10 @@ class ProxyKeySerializer(StrictSerializerMixin, serializers.ModelSerializer[Prox
         if excess := owner.plan.exceeded_by(attrs):
             raise serializers.ValidationError(excess)
         return attrs
+
+
+class IssuedKeySerializer(ProxyKeySerializer):
+    key = serializers.CharField(read_only=True, help_text="The proxy key; it is shown this once.")
+
+    class Meta(ProxyKeySerializer.Meta):
+        fields = [*ProxyKeySerializer.Meta.fields, "key"]

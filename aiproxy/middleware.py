@@ -19,12 +19,12 @@ from audit import origin
 
 View = Callable[[HttpRequest], HttpResponse]
 
-_POLICY = (
+POLICY = (
     "default-src 'self'; img-src 'self' data:; object-src 'none'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 # The browsable API carries style attributes.
-_BROWSABLE_POLICY = f"{_POLICY}; style-src 'self' 'unsafe-inline'"
+_BROWSABLE_POLICY = f"{POLICY}; style-src 'self' 'unsafe-inline'"
 # By path, ahead of all that asks the database or checks the Host: an orchestrator asks by the pod's address.
 _PROBES: dict[str, View] = {
     "/health": health.health,
@@ -151,7 +151,7 @@ def content_security_policy(get_response: View) -> View:
     def middleware(request: HttpRequest) -> HttpResponse:
         response = get_response(request)
         is_browsable = isinstance(getattr(response, "accepted_renderer", None), BrowsableAPIRenderer)
-        response.headers.setdefault("Content-Security-Policy", _BROWSABLE_POLICY if is_browsable else _POLICY)
+        response.headers.setdefault("Content-Security-Policy", _BROWSABLE_POLICY if is_browsable else POLICY)
         return response
 
     return middleware

@@ -9,6 +9,8 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import URLPattern, URLResolver
 from django.views.decorators.http import require_safe
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -48,6 +50,7 @@ class ApiRoot(APIView):
     permission_classes = [AllowAny]
     routes: Any = ()
 
+    @extend_schema(operation_id="listEndpoints", summary="The endpoints", responses={200: OpenApiTypes.OBJECT})
     def get(self, request: Request) -> Response:
         own = sorted({route.path for route in walk(list(self.routes))})
         return Response({path: request.build_absolute_uri(path) if "<" not in path else None for path in own})

@@ -97,6 +97,8 @@ INSTALLED_APPS = [
     "corsheaders",
     "axes",
     "django_prometheus",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
     "aiproxy.apps.AiproxyConfig",
     "audit.apps.AuditConfig",
     "accounts.apps.AccountsConfig",
@@ -212,6 +214,7 @@ REST_FRAMEWORK = {
         "rest_framework.parsers.JSONParser",
         "rest_framework.parsers.FormParser",
     ],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "accounts.errors.exception_handler",
     "DEFAULT_THROTTLE_RATES": {
         "signup": env.str("AIPROXY_SIGNUP_RATE", "20/hour"),  # an address
@@ -220,6 +223,17 @@ REST_FRAMEWORK = {
         "proxy_keys": env.str("AIPROXY_PROXY_KEYS_RATE", "60/minute"),  # a user
     },
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+
+SPECTACULAR_SETTINGS = {
+    "TITLE": "aiproxy",
+    "DESCRIPTION": "Two planes at one address. The control plane manages accounts, keys and usage, and wants an access "
+    "token or a browser's session; the data plane, `/v1`, speaks OpenAI's and Anthropic's API, and wants a proxy key.",
+    "VERSION": "0.1.0",
+    "OAS_VERSION": "3.1.1",
+    "COMPONENT_SPLIT_REQUEST": True,  # a key is in what is sent, never in what is answered
+    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "aiproxy.openapi.complete"],
+    "ENUM_NAME_OVERRIDES": {"Provider": "vault.models.Provider", "Outcome": "usage.models.Outcome"},
 }
 
 SIMPLE_JWT = {

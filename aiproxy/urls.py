@@ -4,7 +4,7 @@ from django.conf import settings
 from django.contrib import admin
 from django.urls import include, path
 
-from aiproxy import health, metrics, pages, sessions
+from aiproxy import health, metrics, openapi, pages, sessions
 
 API: pages.Routes = [
     path("", include("accounts.urls")),
@@ -17,6 +17,10 @@ urlpatterns = [
     path("", pages.landing, name="landing"),
     path("api", pages.ApiRoot.as_view(routes=API), name="api-root"),
     *API,
+    path("openapi.json", openapi.description, {"form": "json"}, name="openapi-json"),
+    path("openapi.yaml", openapi.description, {"form": "yaml"}, name="openapi-yaml"),
+    path("docs", openapi.swagger, name="docs"),
+    path("docs/redoc", openapi.redoc, name="redoc"),
     path(
         "auth/session/",
         include(

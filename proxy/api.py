@@ -4,6 +4,7 @@ from typing import Any
 
 from django.core.exceptions import ObjectDoesNotExist
 from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework import generics, serializers, status
 from rest_framework.exceptions import NotFound
 from rest_framework.permissions import IsAuthenticated
@@ -65,6 +66,10 @@ class OwnAliases(generics.GenericAPIView[ModelAlias]):
         return super().handle_exception(Conflict(str(exc)) if isinstance(exc, AliasRefused) else exc)
 
 
+@extend_schema_view(
+    get=extend_schema(operation_id="listAliases", summary="Your names for models"),
+    post=extend_schema(operation_id="createAlias", summary="Add one"),
+)
 class ModelAliasList(OwnAliases, generics.ListCreateAPIView[ModelAlias]):
     """The caller's names for models; each stands for a list that is tried in order."""
 
@@ -75,6 +80,11 @@ class ModelAliasList(OwnAliases, generics.ListCreateAPIView[ModelAlias]):
         serializer.instance = alias
 
 
+@extend_schema_view(
+    get=extend_schema(operation_id="getAlias", summary="One of them"),
+    patch=extend_schema(operation_id="changeAlias", summary="Change it"),
+    delete=extend_schema(operation_id="deleteAlias", summary="Delete it"),
+)
 class ModelAliasDetail(OwnAliases, generics.RetrieveUpdateDestroyAPIView[ModelAlias]):
     """One of them. Its proxy key stays as it is."""
 

@@ -10,6 +10,7 @@ _PINNED = re.compile(r"^([A-Za-z0-9._-]+)==\S+(?: ; (.+?))?(?: \\)?$", re.MULTIL
 _SPDX = {
     "BSD License": "BSD-3-Clause", "MIT License": "MIT", "Apache": "Apache-2.0", "BSD": "BSD-3-Clause",
     "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0", "Apache Software License": "Apache-2.0",
+    "BSD 3-Clause OR Apache-2.0": "BSD-3-Clause OR Apache-2.0",
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from django.http import Http404
+from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework import generics, serializers
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
@@ -56,6 +57,9 @@ class OwnRows(generics.GenericAPIView[ProxyRequest]):
         return ProxyRequest.objects.filter(user_id=self.request.user.pk)
 
 
+@extend_schema_view(
+    get=extend_schema(operation_id="listRequests", summary="The log of your requests", parameters=[RequestsQuery])
+)
 class Requests(generics.ListAPIView[ProxyRequest], OwnRows):
     """The log, newest first, a page at a time."""
 
@@ -67,6 +71,7 @@ class Requests(generics.ListAPIView[ProxyRequest], OwnRows):
 
 
 class RequestDetail(OwnRows):
+    @extend_schema(operation_id="getRequest", summary="One of them")
     def get(self, request: Request, id: UUID) -> Response:
         row = self.own().recorded(id).first()
         if row is None:
@@ -74,11 +79,50 @@ class RequestDetail(OwnRows):
         return Response(self.get_serializer(row).data)
 
 
+class SumsSerializer(serializers.Serializer[Any]):
+    """The sums of a period, as its readers are told. A group has one field more: what it is of."""
+
+    requests = serializers.IntegerField()
+    errors = serializers.IntegerField()  # type: ignore[assignment]  # DRF takes declared fields off the class
+    tokens_input = serializers.IntegerField()
+    tokens_output = serializers.IntegerField()
+    tokens_total = serializers.IntegerField()
+    tokens_cached = serializers.IntegerField()
+    tokens_reasoning = serializers.IntegerField()
+    cost = serializers.CharField(allow_null=True, help_text="US dollars; null: not known.")
+    unpriced = serializers.IntegerField(help_text="Requests whose cost is not known.")
+    latency_mean_ms = serializers.IntegerField(allow_null=True)
+    latency_p50_ms = serializers.IntegerField(allow_null=True)
+    latency_p95_ms = serializers.IntegerField(allow_null=True)
+    latency_p99_ms = serializers.IntegerField(allow_null=True)
+
+
+class GroupSerializer(SumsSerializer):
+    model = serializers.CharField(required=False)
+    provider = serializers.CharField(required=False)
+    key = serializers.UUIDField(required=False, allow_null=True)
+    day = serializers.DateTimeField(required=False)
+    hour = serializers.DateTimeField(required=False)
+
+
+class SummarySerializer(serializers.Serializer[Any]):
+    to = serializers.DateTimeField()
+    group_by = serializers.ChoiceField(list(queries.GROUPS))
+    totals = SumsSerializer()
+    groups = GroupSerializer(many=True)
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        return {"from": serializers.DateTimeField(), **super().get_fields()}  # a word of Python's
+
+
 class UsageSummary(APIView):
     """Sums over a period, in all and by group."""
 
     permission_classes = [IsAuthenticated]
 
+    @extend_schema(
+        operation_id="getUsage", summary="Sums over a period", parameters=[SummaryQuery], responses=SummarySerializer
+    )
     def get(self, request: Request) -> Response:
         query = SummaryQuery.read(request.query_params)
         assert isinstance(request.user, User)

@@ -6,6 +6,7 @@ from typing import Any
 from django.http import QueryDict
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from usage.models import Outcome
@@ -36,6 +37,7 @@ def parse_moment(text: str, *, closes: bool = False) -> dt.datetime:
         raise ValueError("Give a date or a time in ISO 8601, as in 2026-01-31 or 2026-01-31T15:00:00Z.") from None
 
 
+@extend_schema_field({"type": "string", "examples": ["2026-01-31", "2026-01-31T15:00:00Z"]})
 class Moment(serializers.Field[dt.datetime, str, str, Any]):
     def __init__(self, *, closes: bool = False, **options: Any) -> None:
         super().__init__(**options)

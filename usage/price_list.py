@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
@@ -18,11 +19,43 @@ class PricesQuery(serializers.Serializer[Any]):
     model = serializers.CharField(required=False, max_length=200)
 
 
+class StepSerializer(serializers.Serializer[Any]):
+    """Prices that hold for more input tokens than `above`; what is left out is billed as what it is part of."""
+
+    above = serializers.IntegerField()
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        always = ("input", "output")
+        return super().get_fields() | {name: serializers.CharField(required=name in always) for name in CLASSES}
+
+
+class PriceSerializer(serializers.Serializer[Any]):
+    provider = serializers.ChoiceField(Provider.choices)
+    model = serializers.CharField()
+    source = serializers.ChoiceField(["book", "staff"])  # type: ignore[assignment]  # DRF takes declared fields off the class
+    since = serializers.DateTimeField(allow_null=True)
+    context = serializers.IntegerField(allow_null=True)  # type: ignore[assignment]  # DRF takes declared fields off the class
+    prices = StepSerializer(many=True)
+    service_tiers = serializers.DictField(child=StepSerializer(many=True))
+
+
+class PriceListSerializer(serializers.Serializer[Any]):
+    """Dollars a million tokens, as its readers are told."""
+
+    results = PriceSerializer(many=True)
+
+
 class PriceList(APIView):
     """Dollars a million tokens, of all models or of those asked for; `model` takes any of a model's names."""
 
     permission_classes = [IsAuthenticated]
 
+    @extend_schema(
+        operation_id="listPrices",
+        summary="What models cost now",
+        parameters=[PricesQuery],
+        responses=PriceListSerializer,
+    )
     def get(self, request: Request) -> Response:
         query = PricesQuery(data=request.query_params.dict())
         query.is_valid(raise_exception=True)

@@ -7,6 +7,7 @@ from django.core.exceptions import ObjectDoesNotExist
 from django.db.models import QuerySet
 from django.utils.decorators import method_decorator
 from django.views.decorators.debug import sensitive_post_parameters
+from drf_spectacular.utils import extend_schema
 from rest_framework import generics, serializers, status
 from rest_framework.exceptions import NotFound, ValidationError
 from rest_framework.permissions import IsAuthenticated
@@ -90,6 +91,15 @@ class ApiKeySerializer(StrictSerializerMixin, serializers.ModelSerializer[ApiKey
         return attrs
 
 
+class VerdictSerializer(serializers.Serializer[Any]):
+    """What a test answers, as its readers are told."""
+
+    valid = serializers.BooleanField(allow_null=True, help_text="null: the provider could not say.")
+    status = serializers.IntegerField(allow_null=True, help_text="The provider's.")
+    latency_ms = serializers.IntegerField()
+    error = serializers.CharField()
+
+
 class KeyTestThrottle(UserRateThrottle):
     """Each test is a call to a provider from our address."""
 
@@ -134,10 +144,12 @@ def _as_answer(error: Exception) -> Exception:
 class ApiKeyList(OwnKeys):
     """The caller's stored keys; a new one is sealed at once."""
 
+    @extend_schema(operation_id="listApiKeys", summary="Your provider keys", responses=ApiKeySerializer(many=True))
     def get(self, request: Request) -> Response:
         page = self.paginate_queryset(self.get_queryset())
         return self.get_paginated_response(self.get_serializer(page, many=True).data)
 
+    @extend_schema(operation_id="storeApiKey", summary="Store one", responses={201: ApiKeySerializer})
     def post(self, request: Request) -> Response:
         serializer = self.get_serializer(data=request.data)
         serializer.is_valid(raise_exception=True)
@@ -156,9 +168,11 @@ class ApiKeyList(OwnKeys):
 class ApiKeyDetail(OwnKeys):
     """One stored key. A PATCH with `key` replaces the key and declares it valid again."""
 
+    @extend_schema(operation_id="getApiKey", summary="One of them")
     def get(self, request: Request, pk: UUID) -> Response:
         return Response(self.get_serializer(self.get_object()).data)
 
+    @extend_schema(operation_id="changeApiKey", summary="Change or replace it")
     def patch(self, request: Request, pk: UUID) -> Response:
         serializer = self.get_serializer(self.get_object(), data=request.data, partial=True)
         serializer.is_valid(raise_exception=True)
@@ -166,6 +180,7 @@ class ApiKeyDetail(OwnKeys):
         api_key = store.change(self.owner_id, pk, asked.pop("key", None), **asked)
         return Response(self.get_serializer(api_key).data)
 
+    @extend_schema(operation_id="deleteApiKey", summary="Delete it")
     def delete(self, request: Request, pk: UUID) -> Response:
         store.remove(self.owner_id, pk)
         return Response(status=status.HTTP_204_NO_CONTENT)
@@ -177,6 +192,7 @@ class ApiKeyTest(OwnKeys):
     throttle_classes = [KeyTestThrottle]
     serializer_class = serializers.Serializer
 
+    @extend_schema(operation_id="testApiKey", summary="Test it", request=None, responses=VerdictSerializer)
     def post(self, request: Request, pk: UUID) -> Response:
         verdict = self.get_object().ask_provider()
         return Response(
