@@ -1,15 +1,23 @@
 """What ships beside the code agrees with the code: manifests, workflows, alert rules, dashboards, runbooks."""
 
+import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 from django.core.management import get_commands
+from prometheus_client import REGISTRY
+
+from proxy import metrics as _proxy_metrics  # noqa: F401  they register what the service exports
+from usage import metrics as _usage_metrics  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = [ROOT / "compose.yaml", *sorted([*(ROOT / "k8s").rglob("*"), *(ROOT / ".github").rglob("*")])]
 YAML = [path for path in SHIPPED if path.suffix in {".yaml", ".yml"}]
+MONITORING = ROOT / "k8s/monitoring"
 COMMAND = re.compile(r"manage\.py ([a-z]\w+)")
 
 
@@ -53,3 +61,42 @@ def test_a_pod_is_given_longer_to_end_than_the_service_takes():
     pod = pods["spec"]["template"]["spec"]
     before = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pod["terminationGracePeriodSeconds"] >= before + int(settings["data"]["AIPROXY_GRACE"]) + 10
+
+
+def alerts():
+    (rule,) = documents(MONITORING / "rules.yaml")
+    return [one for group in rule["spec"]["groups"] for one in group["rules"]]
+
+
+def queries(source):
+    if source == "rules":
+        return [one["expr"] for one in alerts()]
+    panels = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
+    return [target["expr"] for panel in panels for target in panel.get("targets", [])]
+
+
+@pytest.mark.parametrize("source", ["rules", "dashboard"])
+def test_it_watches_only_what_is_exported(source):
+    exported = {name for family in REGISTRY.collect() for name in (family.name, f"{family.name}_total")}
+    asked = {name for query in queries(source) for name in re.findall(r"\baiproxy_\w+", query)}
+    assert len(asked) > 10
+    assert {name.removesuffix("_bucket") for name in asked} <= exported
+
+
+def test_every_alert_leads_to_its_runbook():
+    titles = re.findall(r"^## (.+)$", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
+    anchors = {re.sub(r"[^a-z -]", "", title.lower()).replace(" ", "-") for title in titles}
+    named_there = {one["annotations"]["runbook"] for one in alerts() if "alert" in one}
+    assert named_there
+    assert named_there <= {f"docs/operations.md#{anchor}" for anchor in anchors}
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool (Debian: prometheus) is not installed")
+def test_alerts_are_raised_when_they_should_be(tmp_path):
+    (rule,) = documents(MONITORING / "rules.yaml")
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rule["spec"]))
+    shutil.copy(MONITORING / "rules.test.yaml", tmp_path)
+    done = subprocess.run(
+        ["promtool", "test", "rules", "rules.test.yaml"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
