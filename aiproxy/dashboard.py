@@ -166,14 +166,10 @@ def chart(traffic: Traffic, metric: str, by: str, step: str, links: Links) -> ch
         name = getattr(point, by) or "(not routed)"
         at[name] = at.get(name, 0.0) + float(getattr(point, metric))
     moments = []
-    time, one = traffic.since, dt.timedelta(hours=1)
-    if step == "day":
-        time, one = traffic.since.replace(hour=0), dt.timedelta(days=1)
     query = {"outcome": "failed"} if metric == "errors" else {}
-    while time < traffic.until:
+    for time in queries.times(traffic.since, traffic.until, step):
         label = f"{time:%d %b}" if step == "day" else f"{time:%d %b %H:00}"
         moments.append(charts.Moment(label, links.log(**query, when=periods.name(time, step)), values.get(time, {})))
-        time += one
     return charts.stacked(moments)
 
 

@@ -14,7 +14,7 @@ from rest_framework.views import APIView
 from accounts.models import User
 from accounts.pagination import Keyset
 from usage import queries
-from usage.filters import RequestsQuery, SummaryQuery
+from usage.filters import RequestsQuery, SeriesQuery, SummaryQuery
 from usage.models import ProxyRequest, ProxyRequestQuerySet
 
 
@@ -126,15 +126,43 @@ class UsageSummary(APIView):
     def get(self, request: Request) -> Response:
         query = SummaryQuery.read(request.query_params)
         assert isinstance(request.user, User)
-        summary = queries.summary(request.user.pk, query["from"], query["to"], query["group_by"])
+        summary = queries.summary(
+            request.user.pk, query["from"], query["to"], query["group_by"], rank=query.get("rank", "requests")
+        )
         return Response(
             {
                 "from": summary.since,
                 "to": summary.until,
                 "group_by": summary.group_by,
                 "totals": _money(summary.totals),
-                "groups": [_money(group) for group in summary.groups],
+                "groups": [_money(group) for group in summary.groups[: query.get("top")]],
             }
+        )
+
+
+class UsageSeries(APIView):
+    """Sums hour by hour or day by day, in all or of each of the first groups; times without traffic are there too."""
+
+    permission_classes = [IsAuthenticated]
+
+    def get(self, request: Request) -> Response:
+        query = SeriesQuery.read(request.query_params)
+        assert isinstance(request.user, User)
+        period, group_by = (request.user.pk, query["from"], query["to"], query["step"]), query.get("group_by")
+        if group_by is None:
+            found = queries.lines(*period)
+        else:
+            rank = query.get("rank", "requests")
+            found = queries.grouped_lines(*period, group_by=group_by, rank=rank, most=query["top"])
+        series = [
+            {
+                **({} if group_by is None else {group_by: line.name}),
+                "points": [_money(point) for point in line.points],
+            }
+            for line in found
+        ]
+        return Response(
+            {"from": query["from"], "to": query["to"], "step": query["step"], "group_by": group_by, "series": series}
         )
 
 

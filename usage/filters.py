@@ -10,12 +10,15 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from usage.models import Outcome
-from usage.queries import GROUPS
+from usage.queries import BY_NAME, BY_TIME, GROUPS, RANKS
 from vault.models import Provider
 
 PERIOD = dt.timedelta(days=30)
 # The most that is summed by the hour at once: about 2,200 groups.
 BY_HOUR = dt.timedelta(days=92)
+# The most points of all lines together: about 0.8 MB.
+MOST_POINTS = 2_000
+MOST_LINES = 20
 # Read elsewhere: by the page, and by the browsable API.
 _NOT_FILTERS = {"limit", "cursor", "format"}
 
@@ -91,9 +94,31 @@ class RequestsQuery(Query):
 
 class SummaryQuery(Query):
     group_by = serializers.ChoiceField(list(GROUPS), default="model")
+    rank = serializers.ChoiceField(RANKS, required=False)
+    top = serializers.IntegerField(required=False, min_value=1, max_value=1_000)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         attrs = super().validate(attrs)
+        if attrs["group_by"] in BY_TIME and (ranking := attrs.keys() & {"rank", "top"}):
+            raise serializers.ValidationError({name: ["Hours and days are in their own order."] for name in ranking})
         if attrs["group_by"] == "hour" and attrs["to"] - attrs["from"] > BY_HOUR:
             raise serializers.ValidationError({"group_by": [f"By the hour, ask for at most {BY_HOUR.days} days."]})
+        return attrs
+
+
+class SeriesQuery(Query):
+    step = serializers.ChoiceField(BY_TIME, default="day")
+    group_by = serializers.ChoiceField(BY_NAME, required=False)
+    rank = serializers.ChoiceField(RANKS, required=False)
+    top = serializers.IntegerField(required=False, min_value=1, max_value=MOST_LINES)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        attrs = super().validate(attrs)
+        if "group_by" not in attrs and (ranking := attrs.keys() & {"rank", "top"}):
+            raise serializers.ValidationError({name: ["It needs a `group_by`."] for name in ranking})
+        lines = attrs.setdefault("top", 5) + 1 if "group_by" in attrs else 1
+        steps = (attrs["to"] - attrs["from"]) // dt.timedelta(**{f"{attrs['step']}s": 1}) + 1
+        if lines * steps > MOST_POINTS:
+            wrong = f"{lines * steps:,} points, of at most {MOST_POINTS:,}: ask for less time, days, or fewer groups."
+            raise serializers.ValidationError({"step": [wrong]})
         return attrs

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from usage.api import RequestDetail, Requests, UsageSummary
+from usage.api import RequestDetail, Requests, UsageSeries, UsageSummary
 from usage.price_list import PriceList
 
 urlpatterns = [
@@ -10,4 +10,5 @@ urlpatterns = [
     path("usage/requests", Requests.as_view(), name="usage-requests"),
     path("usage/requests/<uuid:id>", RequestDetail.as_view(), name="usage-request"),
     path("usage/summary", UsageSummary.as_view(), name="usage-summary"),
+    path("usage/series", UsageSeries.as_view(), name="usage-series"),
 ]
