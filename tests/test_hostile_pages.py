@@ -98,7 +98,7 @@ def test_a_broken_database_says_nothing(staff, monkeypatch):
         raise DatabaseError("canary: SELECT secret FROM accounts")
 
     monkeypatch.setattr("django.db.backends.utils.CursorWrapper.execute", broken)
-    for path in ("/api-keys", "/proxy-api-keys", "/usage/requests", "/usage/summary", "/auth/me"):
+    for path in ("/api-keys", "/proxy-api-keys", "/usage/requests", "/usage/summary", "/usage/series", "/auth/me"):
         response = client.get(path)
         assert response.status_code >= 500
         assert_tells_nothing(response)
@@ -195,7 +195,7 @@ def encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-@pytest.mark.parametrize("path", ["/api-keys", "/proxy-api-keys", "/usage/requests", "/usage/summary"])
+@pytest.mark.parametrize("path", ["/api-keys", "/proxy-api-keys", "/usage/requests", "/usage/summary", "/usage/series"])
 def test_it_takes_sql_for_text_in_every_parameter(path, staff):
     client, users = bearer_of(staff), User.objects.count()
     for name, text in itertools.product(NAMES, INJECTIONS[::3] if path.startswith("/usage") else INJECTIONS[::7]):
