@@ -140,11 +140,40 @@ class UsageSummary(APIView):
         )
 
 
+class PointSerializer(SumsSerializer):
+    time = serializers.DateTimeField()
+
+
+class LineSerializer(serializers.Serializer[Any]):
+    """With `group_by` it has the name of its group, null for all others together."""
+
+    model = serializers.CharField(required=False, allow_null=True)
+    provider = serializers.CharField(required=False, allow_null=True)
+    key = serializers.UUIDField(required=False, allow_null=True)
+    points = PointSerializer(many=True)
+
+
+class SeriesSerializer(serializers.Serializer[Any]):
+    to = serializers.DateTimeField()
+    step = serializers.ChoiceField(queries.BY_TIME)
+    group_by = serializers.ChoiceField(queries.BY_NAME, allow_null=True)
+    series = LineSerializer(many=True)
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        return {"from": serializers.DateTimeField(), **super().get_fields()}  # a word of Python's
+
+
 class UsageSeries(APIView):
     """Sums hour by hour or day by day, in all or of each of the first groups; times without traffic are there too."""
 
     permission_classes = [IsAuthenticated]
 
+    @extend_schema(
+        operation_id="getUsageOverTime",
+        summary="Sums over time",
+        parameters=[SeriesQuery],
+        responses=SeriesSerializer,
+    )
     def get(self, request: Request) -> Response:
         query = SeriesQuery.read(request.query_params)
         assert isinstance(request.user, User)
@@ -155,10 +184,7 @@ class UsageSeries(APIView):
             rank = query.get("rank", "requests")
             found = queries.grouped_lines(*period, group_by=group_by, rank=rank, most=query["top"])
         series = [
-            {
-                **({} if group_by is None else {group_by: line.name}),
-                "points": [_money(point) for point in line.points],
-            }
+            {**({group_by: line.name} if group_by else {}), "points": [_money(point) for point in line.points]}
             for line in found
         ]
         return Response(

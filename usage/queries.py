@@ -27,7 +27,6 @@ BY_NAME = tuple(name for name in GROUPS if name not in BY_TIME)
 RANKS = ("requests", "errors", "tokens_total", "cost")
 _COLUMNS = {"model": "model", "provider": "provider", "key": "proxy_key_id"}
 _SUMS = {f"sum_{name}": Sum(name) for name in SUMS}
-_NOTHING = dict.fromkeys(SUMS, 0)
 _PERCENTILES = {"latency_p50_ms": 0.50, "latency_p95_ms": 0.95, "latency_p99_ms": 0.99}
 
 
@@ -147,7 +146,8 @@ def grouped_lines(
 
 
 def _line(name: Any, rows: Mapping[dt.datetime, Mapping[str, Any]], times: Iterator[dt.datetime]) -> Line:
-    return Line(name, [{"time": time, **_present(_sums(rows[time]) if time in rows else _NOTHING)} for time in times])
+    nothing = _present(dict.fromkeys(SUMS, 0))
+    return Line(name, [{"time": time, **(_present(_sums(rows[time])) if time in rows else nothing)} for time in times])
 
 
 class Point(NamedTuple):
