@@ -63,6 +63,12 @@ def test_a_pod_is_given_longer_to_end_than_the_service_takes():
     assert pod["terminationGracePeriodSeconds"] >= before + int(settings["data"]["AIPROXY_GRACE"]) + 10
 
 
+def test_every_action_is_pinned_by_digest():
+    used = [line for path in YAML for line in path.read_text().splitlines() if "uses:" in line]
+    assert used
+    assert all(re.search(r"uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line) for line in used)
+
+
 def alerts():
     (rule,) = documents(MONITORING / "rules.yaml")
     return [one for group in rule["spec"]["groups"] for one in group["rules"]]
