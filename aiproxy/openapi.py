@@ -48,6 +48,14 @@ _CONFLICTING = {
     "createAlias",
     "changeAlias",
 }
+# Of requests; those of the data plane stand in its file.
+_EXAMPLES: dict[str, Schema] = {
+    "signUp": {"email": "me@example.com", "password": "a long pass phrase"},
+    "signIn": {"email": "me@example.com", "password": "a long pass phrase"},
+    "storeApiKey": {"provider": "openai", "label": "main", "key": "…"},
+    "createProxyKey": {"name": "editor", "allowed_models": ["gpt-4o*"], "rpm": 60},
+    "createAlias": {"name": "best", "models": ["claude-opus-4-6", "gpt-4o"]},
+}
 
 
 class AccessToken(SimpleJWTScheme):  # type: ignore[no-untyped-call]
@@ -61,10 +69,15 @@ def complete(result: Schema, generator: SchemaGenerator, request: Any, public: b
     for name, schema in components["schemas"].items():
         if name.endswith("Request"):
             schema["additionalProperties"] = False  # accounts/strict.py
+        for field in schema.get("properties", {}).values():
+            if "oneOf" in field:  # an empty text, or one that fits a pattern, may be both
+                field["anyOf"] = field.pop("oneOf")
     components["schemas"]["Refusal"] = _REFUSAL
     components["responses"] = {f"Refused{status}": _refused(text) for status, text in _REFUSALS.items()}
     for path in result["paths"].values():
         for operation in path.values():
+            if example := _EXAMPLES.get(operation["operationId"]):
+                operation["requestBody"]["content"]["application/json"]["example"] = example
             for status in _refusals(operation):
                 operation["responses"].setdefault(status, {"$ref": f"#/components/responses/Refused{status}"})
     data_plane = yaml.safe_load((settings.BASE_DIR / "proxy" / "openapi.yaml").read_text())
