@@ -71,6 +71,7 @@ AIPROXY_GRACE = env.float("AIPROXY_GRACE", 30)
 AIPROXY_MAX_BODY = env.int("AIPROXY_MAX_BODY", 32 << 20)
 AIPROXY_MAX_BODIES = env.int("AIPROXY_MAX_BODIES", 256 << 20)
 AIPROXY_POLICY_MAX_AGE = env.float("AIPROXY_POLICY_MAX_AGE", 900)
+AIPROXY_DATABASE_TIMEOUT = env.float("AIPROXY_DATABASE_TIMEOUT", 1.0)
 AIPROXY_REDIS_TIMEOUT = env.float("AIPROXY_REDIS_TIMEOUT", 0.05)
 # How many workers share the limits while Redis is away; `serve` sets it to its --workers.
 AIPROXY_WORKERS = env.int("AIPROXY_WORKERS", 1)

@@ -45,7 +45,7 @@ class Aiproxy(Target):
         home = directory / name
         home.mkdir()
         quick = {"AIPROXY_SIGNUP_RATE": "1000/minute", "AIPROXY_LOGIN_RATE": "100000/minute"}
-        quick["AIPROXY_REDIS_TIMEOUT"] = "0.05"  # as it is unless set; tests are more patient
+        quick |= {"AIPROXY_REDIS_TIMEOUT": "0.05", "AIPROXY_DATABASE_TIMEOUT": "1"}  # as unless set; tests wait longer
         upstream = {"AIPROXY_OPENAI_BASE_URL": f"http://127.0.0.1:{provider}/v1"}
         self.service = Service(home, **{**upstream, **quick, **settings})  # type: ignore[arg-type]
         self.service.port = self.port

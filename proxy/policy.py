@@ -110,9 +110,11 @@ class Database:
 class Policies:
     """The cache: `known` answers from memory, `load` reads, `is_current` asks the database for the row epochs."""
 
-    def __init__(self, *, read_epochs: ReadEpochs | None, max_age: float) -> None:
+    def __init__(self, *, read_epochs: ReadEpochs | None, max_age: float, patience: float = PATIENCE) -> None:
+        """`patience`: seconds until a database that does not answer counts as away."""
         self._read_epochs = read_epochs
         self._max_age = max_age
+        self._patience = patience
         self._database = Database()
         self._policies: OrderedDict[str, Policy] = OrderedDict()
         self._absent: OrderedDict[str, float] = OrderedDict()
@@ -135,7 +137,7 @@ class Policies:
         try:
             if self._returning is not None:
                 raise OperationalError("the database is away")
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(self._patience):
                 return await asyncio.shield(self._loading.get(key_id) or self._start(key_id))
         except (DatabaseError, InterfaceError, TimeoutError) as error:
             self._away(error)
@@ -157,7 +159,7 @@ class Policies:
         if self._asking is None:
             self._asking = asyncio.create_task(self._ask())
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(self._patience):
                 return await answer == policy.row_epochs
         except (DatabaseError, InterfaceError, TimeoutError) as error:
             self._away(error)

@@ -103,6 +103,7 @@ class Runtime:
         self.policies = Policies(
             read_epochs=self.limiter.read_epochs if settings.REDIS_URL else None,
             max_age=settings.AIPROXY_POLICY_MAX_AGE,
+            patience=settings.AIPROXY_DATABASE_TIMEOUT,
         )
         self.model_lists: Refreshed[tuple[UUID, bytes], Listing] = Refreshed(MODEL_LISTS)  # by stored key
         self.pool = self._pool()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.environment import PATIENT_REDIS, fresh_secrets
+from tests.environment import PATIENT, fresh_secrets
 from tests.servers import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,7 +66,7 @@ class Service:
             "AIPROXY_ENV_FILE": str(directory / "no.env"),
             "AIPROXY_DATA_DIR": str(directory / "data"),
             "AIPROXY_GRACE": "5",
-            "AIPROXY_REDIS_TIMEOUT": PATIENT_REDIS,
+            **PATIENT,
             **settings,
         }
         (directory / "data").mkdir(exist_ok=True)

@@ -71,7 +71,7 @@ class LogPages(ChangeList):
             return list(rows)
         try:
             with transaction.atomic(), connection.cursor() as cursor:
-                cursor.execute(f"SET LOCAL statement_timeout = {PATIENCE_MS}")
+                cursor.execute("SELECT set_config('statement_timeout', %s, true)", [str(PATIENCE_MS)])
                 return list(rows)
         except OperationalError as error:
             if getattr(error.__cause__, "sqlstate", "") != _QUERY_CANCELED:

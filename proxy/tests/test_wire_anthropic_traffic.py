@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from openai.lib.streaming._deltas import accumulate_delta
-from openai.types import Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from proxy import sse
 from proxy.wire import Call
 from proxy.wire import anthropic as wire
 from proxy.wire.anthropic_answer import FINISH_REASONS
+from proxy.wire.listing import models_in
 
 TRAFFIC = os.environ.get("AIPROXY_TRAFFIC_DIR", "")
 
@@ -139,5 +139,4 @@ def test_it_maps_recorded_errors(path):
 @pytest.mark.parametrize("path", recordings("models", "plain"), ids=named)
 def test_it_gives_the_recorded_list_of_models(path):
     _, body = answer_of(path)
-    listed = json.loads(wire.answer(body, Call(""))[0])["data"]
-    assert [Model.model_validate(model).id for model in listed] == [model["id"] for model in json.loads(body)["data"]]
+    assert [model.id for model in models_in("anthropic", body)] == [model["id"] for model in json.loads(body)["data"]]
