@@ -20,7 +20,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 
 from accounts import epoch
 from accounts.keys import PREFIX
-from accounts.models import ProxyKey
+from accounts.models import ProxyKey, User
 from proxy.errors import Unavailable
 from proxy.limits import Limit
 from proxy.models import ModelAlias
@@ -287,13 +287,18 @@ def read_policy(key_id: str) -> Policy | None:
 
 
 def _limits(key: ProxyKey) -> tuple[Limit, ...]:
-    """The plan's, shared by all keys of the user, and the key's own where it has any."""
-    plan = key.user.plan
-    both = (
-        Limit(f"user:{key.user_id}", plan.rpm, plan.tpm, plan.max_parallel),
-        Limit(f"key:{key.id}", key.rpm, key.tpm, key.max_parallel),
-    )
+    both = (plan_limit(key.user), key_limit(key))
     return tuple(limit for limit in both if (limit.rpm, limit.tpm, limit.max_parallel) != (None, None, None))
+
+
+def plan_limit(user: User) -> Limit:
+    """The plan's, shared by all keys of the user."""
+    return Limit(f"user:{user.id}", user.plan.rpm, user.plan.tpm, user.plan.max_parallel)
+
+
+def key_limit(key: ProxyKey) -> Limit:
+    """The key's own, where it has any."""
+    return Limit(f"key:{key.id}", key.rpm, key.tpm, key.max_parallel)
 
 
 def _credentials(user_id: UUID) -> dict[str, tuple[Credential, ...]]:

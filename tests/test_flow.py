@@ -110,6 +110,19 @@ def test_it_sums_up_what_was_used(service, person):
     until(lambda: {"gpt-4o-mini", "text-embedding-3-small"} <= models(), "the sums of both models")
 
 
+def test_it_shows_the_limits_that_an_answer_told(service, person):
+    key = service.call("/proxy-api-keys/generate", {"name": "limited", "rpm": 5}, token=person.token).json()
+    told = service.call("/v1/chat/completions", {"model": "gpt-4o-mini", "messages": HI}, token=key["key"])
+    limits = service.call("/limits", token=person.token).json()
+    (own,) = (limit for limit in limits["results"] if limit["id"] == key["id"])
+
+    assert (told.status, told.headers["x-ratelimit-limit-requests"]) == (200, f"{own['requests']['limit']}")
+    assert told.headers["x-ratelimit-remaining-requests"] == "4"
+    # One comes back every twelve seconds.
+    expected = {4, 5} if "REDIS_URL" in service.environment else {None}
+    assert own["requests"]["remaining"] in expected
+
+
 def test_it_is_healthy_and_counts(service):
     health = service.call("/health").json()
     redis = "ok" if "REDIS_URL" in service.environment else "off"

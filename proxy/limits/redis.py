@@ -24,6 +24,7 @@ from proxy.limits import LEASE_SECONDS, Admission, Ask, Kind, Limit, LimiterAway
 from proxy.limits.connection import Address, Arguments, Connection, connect, pack
 from proxy.limits.memory import Seen
 
+PREFIX: Final = "aiproxy:limit:"
 EPOCH_SECONDS: Final = 30 * 86_400
 # Settlements kept for the next connection, and how many of them go out at once then.
 BACKLOG: Final = 10_000
@@ -126,7 +127,7 @@ class RedisLimiter:
         *,
         connect_timeout: float = 1.0,
         slot_seconds: float = LEASE_SECONDS,
-        prefix: str = "aiproxy:limit:",
+        prefix: str = PREFIX,
         clock: str = SERVER_CLOCK,
     ) -> None:
         self.address = Address.parse(url)
@@ -338,7 +339,7 @@ class RedisLimiter:
         limits = b""
         for limit in ask.limits:
             keys += (f"{self._prefix}{limit.scope}:bucket", f"{self._prefix}{limit.scope}:slots")
-            limits += _LIMITS.pack(_number(limit.rpm), _number(limit.tpm), _number(limit.max_parallel))
+            limits += packed_limits(limit)
         expected = " ".join(ask.epochs or ())
         names = (*ask.epoch_keys, *keys)
         admit: Arguments = ("EVALSHA", self._admit.sha, len(names), *names, limits, expected)
@@ -389,8 +390,9 @@ def _refusal(reply: Any) -> str:
     return f"it refused: {text[:80]}"
 
 
-def _number(limit: int | None) -> int:
-    return -1 if limit is None else limit
+def packed_limits(limit: Limit) -> bytes:
+    """As the scripts take them."""
+    return _LIMITS.pack(*(-1 if number is None else number for number in (limit.rpm, limit.tpm, limit.max_parallel)))
 
 
 def _tokens() -> Iterator[str]:
