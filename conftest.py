@@ -122,6 +122,7 @@ def _make_plans_and_roles(**_: object) -> None:
     """After each test that commits, its tables are emptied: whoever comes next finds what the migrations put there."""
     import_module("accounts.migrations.0002_plans").make_plans(apps, connections["default"].schema_editor())
     import_module("staff.migrations.0002_roles").make_roles(apps, connections["default"].schema_editor())
+    import_module("staff.migrations.0003_reset_mail").let_roles_send(apps, connections["default"].schema_editor())
 
 
 def _empty_audit_log_too(connection: Any) -> None:

@@ -18,7 +18,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from accounts import keys
+from accounts import keys, mail
 from accounts.backoffice import BackOffice, confirmed
 from accounts.epoch import EpochNotPublished
 from accounts.hashers import HashingBusy
@@ -92,7 +92,7 @@ class UserAdmin(BackOffice, UserModelAdmin):
     ordering = ["-created_at"]
     date_hierarchy = "created_at"
     show_full_result_count = False
-    actions = ["change_plan", "revoke_keys", "disable", "enable"]
+    actions = ["change_plan", "send_reset_mail", "revoke_keys", "disable", "enable"]
     readonly_fields = ["id", "created_at", "last_login", "password_form"]
     filter_horizontal = ["groups", "user_permissions"]
     fieldsets = [
@@ -141,6 +141,22 @@ class UserAdmin(BackOffice, UserModelAdmin):
 
     def has_revoke_permission(self, request: HttpRequest) -> bool:
         return self.may(request, "revoke_proxykey")
+
+    def has_send_reset_mail_permission(self, request: HttpRequest) -> bool:
+        return self.may(request, "send_reset_mail_user")
+
+    @admin.action(description="Send reset mail", permissions=["send_reset_mail"])
+    @confirmed(
+        "They are sent a link to set a new password, good for an hour. Until they use it, nothing changes.",
+        button="Send reset mail",
+    )
+    def send_reset_mail(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        try:
+            for user in self._within_reach(request, queryset):
+                mail.send_reset(request, user.email)
+                self.log_change(request, user, "Reset mail sent.")
+        except mail.MailNotConfigured as error:
+            self.message_user(request, str(error), messages.ERROR)
 
     @admin.action(description="Change plan", permissions=["assign_plan"])
     @confirmed("Their limits change with their next request.", button="Change plan", form=PlanForm)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth import logout, update_session_auth_hash
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
@@ -15,7 +16,7 @@ from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 from rest_framework_simplejwt.tokens import Token
 
-from accounts import keys, tokens
+from accounts import keys, mail, tokens
 from accounts.authentication import CHALLENGE
 from accounts.errors import Conflict
 from accounts.lockout import check_password
@@ -47,7 +48,7 @@ def _signed_in(request: Request, user: User, pair: tokens.Pair) -> dict[str, Any
     return {"user": shown, "token": pair.token, "refresh": pair.refresh}
 
 
-def _validated(view: generics.GenericAPIView[Any], request: Request) -> dict[str, Any]:
+def validated(view: generics.GenericAPIView[Any], request: Request) -> dict[str, Any]:
     serializer = view.get_serializer(data=request.data)
     serializer.is_valid(raise_exception=True)
     data: dict[str, Any] = serializer.validated_data
@@ -70,7 +71,7 @@ class Signup(Open):
 
     @extend_schema(operation_id="signUp", summary="Sign up", responses={201: SignedInSerializer})
     def post(self, request: Request) -> Response:
-        data = _validated(self, request)
+        data = validated(self, request)
         taken = Conflict({"email": ["There is an account with this e-mail address. Sign in instead."]})
         if User.objects.filter(email=data["email"]).exists():
             raise taken
@@ -79,6 +80,8 @@ class Signup(Open):
                 user = User.objects.create_user(data["email"], data["password"])
         except IntegrityError as error:
             raise taken from error
+        if settings.EMAIL_URL:
+            mail.send_verification(request._request, user)
         return _secret_response(_signed_in(request, user, tokens.sign_in(user)), status.HTTP_201_CREATED)
 
 
@@ -88,7 +91,7 @@ class Login(Open):
 
     @extend_schema(operation_id="signIn", summary="Sign in", responses=SignedInSerializer)
     def post(self, request: Request) -> Response:
-        data = _validated(self, request)
+        data = validated(self, request)
         user = check_password(request, data["email"], data["password"])
         if user is None:
             raise AuthenticationFailed("Wrong e-mail address or password.")
@@ -101,7 +104,7 @@ class Refresh(Open):
 
     @extend_schema(operation_id="refresh", summary="Trade the refresh token for a new pair", responses=TokensSerializer)
     def post(self, request: Request) -> Response:
-        _, pair = tokens.rotate(_validated(self, request)["refresh"])
+        _, pair = tokens.rotate(validated(self, request)["refresh"])
         return _secret_response({"token": pair.token, "refresh": pair.refresh})
 
 
@@ -113,7 +116,7 @@ class Logout(generics.GenericAPIView[Any]):
 
     @extend_schema(operation_id="signOut", summary="Sign out", responses={204: None})
     def post(self, request: Request) -> Response:
-        refresh = _validated(self, request).get("refresh")
+        refresh = validated(self, request).get("refresh")
         if not (refresh or request.user.is_authenticated):
             raise NotAuthenticated("Send the access token, or the refresh token as `refresh`.")
         if refresh:
@@ -150,7 +153,7 @@ class Password(generics.GenericAPIView[Any]):
 
     @extend_schema(operation_id="changePassword", summary="Change the password", responses=PasswordChangedSerializer)
     def post(self, request: Request) -> Response:
-        data = _validated(self, request)
+        data = validated(self, request)
         assert isinstance(request.user, User)
         user = check_password(request, request.user.email, data["current"])
         if user is None:
@@ -169,7 +172,7 @@ class ProxyKeyGenerate(generics.GenericAPIView[ProxyKey]):
     @extend_schema(operation_id="createProxyKey", summary="Create a proxy key", responses={201: IssuedKeySerializer})
     def post(self, request: Request) -> Response:
         assert isinstance(request.user, User)
-        row, key = keys.issue(request.user, **_validated(self, request))
+        row, key = keys.issue(request.user, **validated(self, request))
         return _secret_response({**self.get_serializer(row).data, "key": key}, status.HTTP_201_CREATED)
 
 

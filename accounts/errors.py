@@ -13,6 +13,7 @@ from accounts.authentication import CHALLENGE
 from accounts.epoch import EpochNotPublished
 from accounts.hashers import HashingBusy
 from accounts.keys import AccountChanged, PlanLimitReached
+from accounts.mail import MailNotConfigured
 
 
 class Conflict(exceptions.APIException):
@@ -43,6 +44,7 @@ _ANSWERS: dict[type[Exception], Callable[[Exception], exceptions.APIException]] 
     HashingBusy: _busy,
     PlanLimitReached: lambda error: Conflict(str(error), code="plan_limit"),
     AccountChanged: _signed_out,
+    MailNotConfigured: lambda error: ServiceUnavailable(str(error), code="no_mail"),
     # a body of a hundred thousand brackets; json's ValueErrors are DRF's own business
     RecursionError: lambda error: exceptions.ParseError("The body is nested too deeply."),
 }

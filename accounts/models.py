@@ -134,12 +134,16 @@ class User(Epochal, AbstractBaseUser, PermissionsMixin):
     _password: str | None  # the new one, between set_password() and save(); Django's own
     # A password saved by set_password() is not quiet: save() sees to that. One saved without is the same password,
     # hashed anew at a login.
-    quiet_fields = frozenset({"password", "last_login", "name", "email_verified"})
+    quiet_fields = frozenset({"password", "last_login", "name"})
 
     class Meta:
         db_table = "users"
         constraints = [models.CheckConstraint(condition=models.Q(email=Lower("email")), name="users_email_lower_case")]
-        permissions = [("disable_user", "Can disable and enable users"), ("assign_plan", "Can change users' plans")]
+        permissions = [
+            ("disable_user", "Can disable and enable users"),
+            ("assign_plan", "Can change users' plans"),
+            ("send_reset_mail_user", "Can send users a link to a new password"),
+        ]
         ordering = ["-created_at"]
 
     def __str__(self) -> str:
@@ -209,6 +213,7 @@ class SignIn(models.Model):
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="sign_ins")
     jti = models.CharField(max_length=32, editable=False, help_text="Id of its one refresh token that is still good.")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+    address = models.GenericIPAddressField(null=True, editable=False, help_text="Where they were.")
     expires_at = models.DateTimeField(editable=False, help_text="When that token ends by itself.")
     ended_at = models.DateTimeField(null=True, blank=True, editable=False, help_text="Its tokens are refused since.")
 

@@ -7,18 +7,18 @@ from django.core.exceptions import ValidationError as DjangoValidationError
 from django.utils import timezone
 from rest_framework import serializers
 
-from accounts.models import Plan, ProxyKey, User
+from accounts.models import Plan, ProxyKey, SignIn, User
 from accounts.scope import MOST_ENTRIES, validate_model_patterns, validate_networks
 from accounts.strict import StrictSerializerMixin
 
-_LONGEST_PASSWORD = 256
+LONGEST_PASSWORD = 256
 _LARGEST_LIMIT = 2**31 - 1  # what the column holds
 
 
 class PasswordField(serializers.CharField):
     def __init__(self, **options: Any) -> None:
         style = {"input_type": "password"}
-        super().__init__(write_only=True, trim_whitespace=False, max_length=_LONGEST_PASSWORD, style=style, **options)
+        super().__init__(write_only=True, trim_whitespace=False, max_length=LONGEST_PASSWORD, style=style, **options)
 
 
 def _check_strength(password: str, user: User, *, field: str) -> None:
@@ -59,6 +59,38 @@ class PasswordSerializer(StrictSerializerMixin):
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         _check_strength(attrs["new"], self.context["request"].user, field="new")
         return attrs
+
+
+class EmailSerializer(StrictSerializerMixin):
+    email = serializers.EmailField(max_length=254)
+
+
+class NothingSerializer(StrictSerializerMixin):
+    """A call that says all by its address."""
+
+
+class DetailSerializer(serializers.Serializer[Any]):
+    detail = serializers.CharField()
+
+
+class TokenSerializer(StrictSerializerMixin):
+    token = serializers.CharField(max_length=1024, help_text="From the link in the mail.")
+
+
+class ResetSerializer(TokenSerializer):
+    new = PasswordField()
+
+
+class SignInSerializer(serializers.ModelSerializer[SignIn]):
+    is_current = serializers.SerializerMethodField(help_text="Whether this very request belongs to it.")
+
+    class Meta:
+        model = SignIn
+        fields = ["id", "created_at", "address", "expires_at", "ended_at", "is_current"]
+        read_only_fields = fields
+
+    def get_is_current(self, row: SignIn) -> bool:
+        return bool(self.context["current"] == row.pk)
 
 
 class PlanSerializer(serializers.ModelSerializer[Plan]):

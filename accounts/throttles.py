@@ -1,10 +1,14 @@
 """Owns how often one address or user may ask for what is dear: hashes, new accounts. The rates are settings."""
 
+import hashlib
 import ipaddress
+from collections.abc import Mapping
 
 from rest_framework.request import Request
 from rest_framework.throttling import SimpleRateThrottle, UserRateThrottle
 from rest_framework.views import APIView
+
+from accounts.models import User
 
 
 class AddressThrottle(SimpleRateThrottle):
@@ -31,6 +35,27 @@ class LoginThrottle(AddressThrottle):
     """On top of the lock-out, which counts per account: one address may not try a password on all of them."""
 
     scope = "login"
+
+
+class MailThrottle(AddressThrottle):
+    """One address may not have mails sent to all the world."""
+
+    scope = "mail"
+
+
+class RecipientThrottle(SimpleRateThrottle):
+    """Counts by the e-mail address that would be written to, whether or not it is anybody's."""
+
+    scope = "mail_recipient"
+
+    def get_cache_key(self, request: Request, view: APIView) -> str | None:
+        email = getattr(request.user, "email", None)
+        if email is None and isinstance(request.data, Mapping):
+            email = request.data.get("email")
+        if not isinstance(email, str):
+            return None  # the serializer refuses it
+        ident = hashlib.sha256(User.objects.normalize_email(email).encode()).hexdigest()
+        return self.cache_format % {"scope": self.scope, "ident": ident}
 
 
 class PasswordThrottle(UserRateThrottle):

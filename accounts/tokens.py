@@ -19,6 +19,7 @@ from rest_framework_simplejwt.settings import api_settings
 from rest_framework_simplejwt.tokens import AccessToken, Token
 
 from accounts.models import SignIn, User
+from audit import origin
 from audit.models import Action
 from audit.trail import record
 
@@ -44,7 +45,9 @@ def sign_in(user: User) -> Pair:
     """Starts a family for somebody who has just shown their password."""
     user.sign_ins.filter(expires_at__lt=timezone.now()).delete()
     refresh = RefreshToken.for_user(user)
-    family = SignIn.objects.create(user=user, jti=refresh["jti"], expires_at=_expiry(refresh))
+    family = SignIn.objects.create(
+        user=user, jti=refresh["jti"], expires_at=_expiry(refresh), address=origin.columns(user)["address"]
+    )
     update_last_login(User, user)
     record(Action.SIGN_IN, user, note="tokens", actor=user)
     return _pair(refresh, family.pk)

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from accounts import api
+from accounts import account_api, api
 
 urlpatterns = [
     path("auth/signup", api.Signup.as_view(), name="signup"),
@@ -11,6 +11,12 @@ urlpatterns = [
     path("auth/logout", api.Logout.as_view(), name="logout"),
     path("auth/me", api.Me.as_view(), name="me"),
     path("auth/password", api.Password.as_view(), name="password"),
+    path("auth/sign-ins", account_api.SignIns.as_view(), name="sign-ins"),
+    path("auth/sign-ins/<uuid:id>", account_api.SignInDetail.as_view(), name="sign-in"),
+    path("auth/verification", account_api.Verification.as_view(), name="verification"),
+    path("auth/verification/confirm", account_api.VerificationConfirm.as_view(), name="verification-confirm"),
+    path("auth/password-reset", account_api.PasswordReset.as_view(), name="password-reset"),
+    path("auth/password-reset/confirm", account_api.PasswordResetConfirm.as_view(), name="password-reset-confirm"),
     path("proxy-api-keys", api.ProxyKeyList.as_view(), name="proxy-keys"),
     path("proxy-api-keys/generate", api.ProxyKeyGenerate.as_view(), name="proxy-key-generate"),
     path("proxy-api-keys/<uuid:id>", api.ProxyKeyDetail.as_view(), name="proxy-key"),

@@ -47,6 +47,8 @@ _CONFLICTING = {
     "changeProxyKey",
     "createAlias",
     "changeAlias",
+    "sendVerification",
+    "deleteMe",
 }
 # Of requests; those of the data plane stand in its file.
 _EXAMPLES: dict[str, Schema] = {

@@ -45,6 +45,22 @@ AIPROXY_METRICS_HOST = env.str("AIPROXY_METRICS_HOST", "127.0.0.1")
 AIPROXY_LOG_LEVEL = env.str("AIPROXY_LOG_LEVEL", "INFO").upper()
 AIPROXY_LOG_FORMAT = env.str("AIPROXY_LOG_FORMAT", "line")  # or json
 
+# --- Mail ------------------------------------------------------------------------------------------
+# Empty: nobody is written to. Never the console unless asked for: links that set a password would stand in its log.
+EMAIL_URL = env.str("EMAIL_URL", "") or ("consolemail://" if DEBUG else "")
+_mail = env.email_url_config(EMAIL_URL or "dummymail://")
+EMAIL_BACKEND = _mail["EMAIL_BACKEND"]
+EMAIL_FILE_PATH = _mail["EMAIL_FILE_PATH"]
+EMAIL_HOST, EMAIL_PORT = _mail["EMAIL_HOST"] or "localhost", _mail["EMAIL_PORT"] or 25
+EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = _mail["EMAIL_HOST_USER"] or "", _mail["EMAIL_HOST_PASSWORD"] or ""
+EMAIL_USE_TLS, EMAIL_USE_SSL = _mail.get("EMAIL_USE_TLS", False), _mail.get("EMAIL_USE_SSL", False)
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = env.str("AIPROXY_MAIL_FROM", "aiproxy@localhost")
+# Where links in mails lead; empty: where the request came in.
+AIPROXY_PUBLIC_URL = env.str("AIPROXY_PUBLIC_URL", "")
+# Where no mail is sent nobody could verify anything.
+AIPROXY_UNVERIFIED_MAY_PROXY = env.bool("AIPROXY_UNVERIFIED_MAY_PROXY", DEBUG or not EMAIL_URL)
+
 # --- Providers: the operator's own word on where a key may be sent --------------------------------
 AIPROXY_OPENAI_BASE_URL = env.str("AIPROXY_OPENAI_BASE_URL", "https://api.openai.com/v1")
 AIPROXY_ANTHROPIC_BASE_URL = env.str("AIPROXY_ANTHROPIC_BASE_URL", "https://api.anthropic.com")
@@ -221,6 +237,8 @@ REST_FRAMEWORK = {
         "signup": env.str("AIPROXY_SIGNUP_RATE", "20/hour"),  # an address
         "login": env.str("AIPROXY_LOGIN_RATE", "60/minute"),  # an address
         "password": env.str("AIPROXY_PASSWORD_RATE", "10/minute"),  # a user
+        "mail": env.str("AIPROXY_MAIL_RATE", "20/hour"),  # an address
+        "mail_recipient": env.str("AIPROXY_MAIL_RECIPIENT_RATE", "5/hour"),  # an e-mail address
         "proxy_keys": env.str("AIPROXY_PROXY_KEYS_RATE", "60/minute"),  # a user
     },
     "TEST_REQUEST_DEFAULT_FORMAT": "json",

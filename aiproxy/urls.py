@@ -4,13 +4,16 @@ from django.conf import settings
 from django.contrib import admin
 from django.urls import include, path
 
-from aiproxy import health, metrics, openapi, pages, sessions
+from accounts.pages import ResetPage, VerifyPage
+from aiproxy import health, metrics, openapi, pages, personal_data, sessions
 
 API: pages.Routes = [
     path("", include("accounts.urls")),
     path("", include("vault.urls")),
     path("", include("proxy.urls")),
     path("", include("usage.urls")),
+    path("auth/me/export", personal_data.Export.as_view(), name="export"),
+    path("auth/me/delete", personal_data.Delete.as_view(), name="delete-account"),
 ]
 
 urlpatterns = [
@@ -33,6 +36,8 @@ urlpatterns = [
             )
         ),
     ),
+    path("auth/link/verify", VerifyPage.as_view(), name="verify-page"),
+    path("auth/link/reset", ResetPage.as_view(), name="reset-page"),
     path(f"{settings.AIPROXY_ADMIN_PATH}/", admin.site.urls),
     path("health", health.health, name="health"),
     path("livez", health.livez, name="livez"),

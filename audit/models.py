@@ -20,6 +20,7 @@ class Action(models.TextChoices):
     LOCKED_OUT = "locked_out", "locked out"
     SIGN_OUT = "sign_out", "signed out"
     SECOND_FACTOR = "second_factor", "second factor"
+    MAIL = "mail", "mailed"
 
 
 class Event(models.Model):

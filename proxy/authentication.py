@@ -53,6 +53,8 @@ async def authenticate(runtime: Runtime, headers: Iterable[tuple[bytes, bytes]],
     if key_id is None:
         raise Unauthenticated("This is not a proxy key: one begins with 'sk-proxy-' and is 57 characters long.")
     policy = runtime.policies.known(key_id) or await runtime.policies.load(key_id)
+    if policy is not None and not policy.may_proxy:
+        policy = await runtime.policies.load(key_id)  # what refuses is never compared with the epochs: ask each time
     return Identity(key, address, check(runtime, policy, key, address))
 
 
@@ -64,6 +66,10 @@ def check(runtime: Runtime, policy: Policy | None, key: str, address: str) -> Po
         raise Unauthenticated("The proxy key is revoked.")
     if policy.expires_at <= time.time():
         raise Unauthenticated("The proxy key has expired.")
+    if not policy.may_proxy:
+        raise Forbidden(
+            "Verify your e-mail address first: POST /auth/verification sends a link.", code="email_not_verified"
+        )
     if policy.networks and not _inside(policy, address):
         raise Forbidden(f"The proxy key may not be used from {address or 'here'}.", code="address_not_allowed")
     runtime.sign_anew(policy, key)

@@ -16,6 +16,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, TypeVar
 from uuid import UUID
 
+from django.conf import settings
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
 from accounts import epoch
@@ -59,6 +60,7 @@ class Policy:
     plan: str
     verifier: bytes
     usable: bool  # neither revoked nor of a disabled user
+    may_proxy: bool  # their e-mail address is verified, or need not be
     expires_at: float  # unix seconds
     allowed_models: tuple[str, ...]  # empty: all; a trailing `*` matches a prefix
     networks: tuple[IPv4Network | IPv6Network, ...]  # empty: anywhere
@@ -273,6 +275,7 @@ def read_policy(key_id: str) -> Policy | None:
         plan=plan.code,
         verifier=bytes(key.verifier),
         usable=key.revoked_at is None and user.is_active,
+        may_proxy=user.email_verified or settings.AIPROXY_UNVERIFIED_MAY_PROXY,
         expires_at=key.expires_at.timestamp() if key.expires_at else float("inf"),
         allowed_models=tuple(key.allowed_models),
         networks=tuple(ip_network(network) for network in key.ip_allowlist),

@@ -53,12 +53,18 @@ FORMATS: dict[str, tuple[str, Callable[[QuerySet[ProxyRequest]], Iterator[str]]]
 
 
 def _pages(rows: QuerySet[ProxyRequest]) -> Iterator[list[Row]]:
-    """Each a query of its own: none holds a transaction open for as long as a client takes to read."""
-    id_at, user_at, time_at = (FIELDS.index(name) for name in ("id", "user_id", "created_at"))
-    following = rows
-    while page := list(following.values_list(*FIELDS)[:PAGE]):
+    user_at = FIELDS.index("user_id")
+    for page in pages(rows):
         emails = dict(User.objects.filter(pk__in={row[user_at] for row in page}).values_list("pk", "email"))
         yield [(emails.get(row[user_at], ""), *row) for row in page]
+
+
+def pages(rows: QuerySet[ProxyRequest]) -> Iterator[list[Row]]:
+    """FIELDS of each row. A page is a query of its own: none holds a transaction open for as long as a client reads."""
+    id_at, time_at = (FIELDS.index(name) for name in ("id", "created_at"))
+    following = rows
+    while page := list(following.values_list(*FIELDS)[:PAGE]):
+        yield page
         last = page[-1]
         following = rows.filter(id__lt=last[id_at], created_at__lte=last[time_at])
 

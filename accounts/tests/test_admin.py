@@ -3,8 +3,9 @@ import re
 import pytest
 from django.contrib.auth.models import Permission
 from django.contrib.messages import get_messages
+from django.core import mail as django_mail
 
-from accounts import tokens
+from accounts import mail, tokens
 from accounts.keys import parse
 from accounts.models import Plan, ProxyKey, User
 from accounts.tests.conftest import NEW_PASSWORD
@@ -271,3 +272,19 @@ def test_it_shows_a_users_page_with_as_many_queries_for_one_key_as_for_many(
         make_key(owner)
     with django_assert_max_num_queries(16):
         staff.get(f"/admin/accounts/user/{owner.pk}/change/")
+
+
+def test_it_sends_a_reset_mail_for_staff_once_they_confirm(staff, owner, settings):
+    settings.EMAIL_URL = "memorymail://"
+    question = staff.post("/admin/accounts/user/", {"action": "send_reset_mail", "_selected_action": str(owner.pk)})
+    mail.wait()
+    assert "Send reset mail" in text(question) and not django_mail.outbox
+    act(staff, "user", "send_reset_mail", owner)
+    mail.wait()
+    assert [one.to for one in django_mail.outbox] == [[owner.email]]
+
+
+def test_it_tells_staff_that_no_mail_is_sent_here(staff, owner, settings):
+    settings.EMAIL_URL = ""
+    answer = act(staff, "user", "send_reset_mail", owner)
+    assert "sends no mail" in str([*get_messages(answer.wsgi_request)])

@@ -232,3 +232,16 @@ async def test_it_signs_a_key_anew_that_an_old_pepper_verified(client, plane, pr
 async def test_it_refuses_a_key_whose_pepper_is_unknown(client, plane):
     plane.runtime.peppers = keys.Peppers({5: secrets.token_bytes(32)})
     assert (await ask(client)).status_code == 401
+
+
+async def test_it_lets_an_unverified_user_in_from_the_moment_they_verify(client, user, settings, limiter_kind):
+    settings.AIPROXY_UNVERIFIED_MAY_PROXY = False
+    refused = await ask(client)
+    user.email_verified = True
+    await sync_to_async(user.save)(update_fields=["email_verified"])
+    let_in = await ask(client)
+    assert (refused.status_code, refused.json()["error"]["code"], let_in.status_code) == (
+        403,
+        "email_not_verified",
+        200,
+    )

@@ -139,3 +139,19 @@ async def test_it_labels_nothing_that_was_read_across_a_flush(key):
 def test_it_takes_three_reads_a_policy(key, django_assert_num_queries):
     with django_assert_num_queries(3):
         assert read_policy(key.key_id).loaded_at <= time.monotonic()
+
+
+async def test_it_lets_who_is_not_verified_proxy_only_where_that_is_allowed(key, settings):
+    settings.AIPROXY_UNVERIFIED_MAY_PROXY = False
+    assert (await sync_to_async(read_policy)(key.key_id)).may_proxy is False
+    settings.AIPROXY_UNVERIFIED_MAY_PROXY = True
+    assert (await sync_to_async(read_policy)(key.key_id)).may_proxy is True
+
+
+async def test_it_sees_at_once_that_an_address_is_verified(policies, key, user, settings):
+    settings.AIPROXY_UNVERIFIED_MAY_PROXY = False
+    before = await policies.load(key.key_id)
+    user.email_verified = True
+    await sync_to_async(user.save)(update_fields=["email_verified"])
+    assert await policies.is_current(before) is False
+    assert (await policies.load(key.key_id)).may_proxy is True

@@ -66,6 +66,7 @@ DELETES = {
 DOES = {
     ("accounts/user", "change_plan"): ({"billing", "admin"}, {"plan": "pro"}, "change"),
     ("accounts/user", "revoke_keys"): ({"support", "admin"}, {}, "revoke"),
+    ("accounts/user", "send_reset_mail"): ({"support", "admin"}, {}, "mail"),
     ("accounts/user", "disable"): ({"support", "admin"}, {}, "change"),
     ("accounts/user", "enable"): ({"support", "admin"}, {}, None),  # nothing to do: they are
     ("accounts/proxykey", "revoke"): ({"support", "admin"}, {}, "revoke"),
@@ -85,6 +86,11 @@ def browser(db, request) -> Client:
     client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
     client.user = user
     return client
+
+
+@pytest.fixture
+def sends_mail(settings) -> None:
+    settings.EMAIL_URL = "memorymail://"
 
 
 @pytest.fixture
@@ -156,7 +162,8 @@ def test_it_lets_a_role_delete_what_it_may(browser, rows, role, page):
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize(("page", "action"), DOES)
-def test_it_lets_a_role_do_what_it_may_and_writes_it_down(browser, rows, provider, role, page, action):  # noqa: F811
+@pytest.mark.usefixtures("provider", "sends_mail")
+def test_it_lets_a_role_do_what_it_may_and_writes_it_down(browser, rows, role, page, action):
     roles, entered, kind = DOES[page, action]
     body = {"action": action, "_selected_action": [str(rows[page].pk)], "confirmed": "yes", **entered}
     theirs = Event.objects.filter(actor_id=browser.user.pk)

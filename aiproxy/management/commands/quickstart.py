@@ -103,7 +103,12 @@ class Command(BaseCommand):
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self.stop.set)
         # one password, printed, on the loopback: a demo's second factor would only be in the way
-        environment = {"AIPROXY_ADMIN_SECOND_FACTOR": "false", **os.environ}
+        environment = {
+            "AIPROXY_ADMIN_SECOND_FACTOR": "false",
+            "AIPROXY_UNVERIFIED_MAY_PROXY": "true",
+            "EMAIL_URL": "consolemail://",
+            **os.environ,
+        }
         provider = MockProvider()
         if not environment.get("AIPROXY_OPENAI_BASE_URL"):
             environment["AIPROXY_OPENAI_BASE_URL"] = f"http://127.0.0.1:{await provider.start()}/v1"

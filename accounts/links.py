@@ -1,0 +1,96 @@
+"""Owns the links that are sent by mail: signed, of one purpose, good for a while, and good once.
+
+A token names a user and carries a keyed hash of what using it changes: once used, or once the address or the password
+is another one, it fits no longer. Nothing of it is stored.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.contrib.auth.password_validation import validate_password
+from django.core import signing
+from django.db import transaction
+from django.utils.crypto import constant_time_compare, salted_hmac
+
+from accounts.models import User
+
+
+class LinkRefused(Exception):
+    """One text for every reason, so that nobody learns from it whether there is such an account."""
+
+    def __init__(self) -> None:
+        super().__init__("This link is wrong, was used already, or has expired. Ask for a new one.")
+
+
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """`path` is its page, `max_age` in seconds; `state` is what makes a token fit: using it must change that."""
+
+    name: str
+    path: str
+    max_age: int
+    state: Callable[[User], tuple[Any, ...]]
+
+    def token(self, user: User) -> str:
+        return signing.dumps([user.pk.hex, self._mark(user)], salt=self._salt)
+
+    def user(self, token: str) -> User:
+        """Whose token it is; LinkRefused. Who acts on it checks it again under the lock of the row."""
+        try:
+            pk, _ = signing.loads(token, salt=self._salt, max_age=self.max_age)
+            user = User.objects.get(pk=UUID(pk))
+        except (signing.BadSignature, User.DoesNotExist, ValueError) as error:
+            raise LinkRefused from error
+        self._check(token, user)
+        return user
+
+    def locked_user(self, token: str, user: User) -> User:
+        """The row, locked, while the token still fits it: of two uses at once the second is refused."""
+        locked = User.objects.select_for_update().filter(pk=user.pk).first()
+        if locked is None:
+            raise LinkRefused
+        self._check(token, locked)
+        return locked
+
+    def _check(self, token: str, user: User) -> None:
+        _, mark = signing.loads(token, salt=self._salt)
+        if not (user.is_active and constant_time_compare(mark, self._mark(user))):
+            raise LinkRefused
+
+    def _mark(self, user: User) -> str:
+        return salted_hmac(self._salt, repr(self.state(user)), algorithm="sha256").hexdigest()
+
+    @property
+    def _salt(self) -> str:
+        return f"accounts.links.{self.name}"
+
+
+VERIFY = Purpose("verify", "/auth/link/verify", 3 * 24 * 3600, lambda user: (user.email, user.email_verified))
+RESET = Purpose("reset", "/auth/link/reset", 3600, lambda user: (user.email, user.password, user.last_login))
+
+
+def verify_email(token: str) -> User:
+    """The address is theirs: they may proxy from their next request on."""
+    user = VERIFY.user(token)
+    with transaction.atomic():
+        user = VERIFY.locked_user(token, user)
+        user.email_verified = True
+        user.save(update_fields=["email_verified"])
+    return user
+
+
+def reset_password(token: str, password: str) -> User:
+    """Ends every sign-in and revokes every proxy key; who read the mail has the address too, so it counts as verified.
+
+    Raises LinkRefused, and ValidationError for a password that is too weak.
+    """
+    user = RESET.user(token)
+    validate_password(password, user)
+    user.set_password(password)  # slow: before the lock
+    with transaction.atomic():
+        RESET.locked_user(token, user)
+        user.email_verified = True
+        user.save(update_fields=["password", "email_verified"])
+    return user

@@ -1,0 +1,134 @@
+"""Owns what becomes of all that is held of a person, in every app: they may take it with them, or have it deleted."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+from axes.models import AccessAttempt, AccessFailureLog, AccessLog
+from django.contrib.auth import logout
+from django.core.serializers.json import DjangoJSONEncoder
+from django.db import transaction
+from django.utils import timezone
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
+from rest_framework import generics, status
+from rest_framework.exceptions import ValidationError
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.throttling import UserRateThrottle
+from rest_framework.views import APIView
+
+from accounts.errors import Conflict
+from accounts.lockout import check_password
+from accounts.models import ProxyKey, SignIn, User
+from accounts.serializers import PasswordField, ProxyKeySerializer, SignInSerializer, UserSerializer
+from accounts.strict import StrictSerializerMixin
+from accounts.throttles import PasswordThrottle
+from audit.models import Action
+from audit.trail import record
+from proxy.api import ModelAliasSerializer
+from proxy.models import ModelAlias
+from usage import export, queries
+from usage.models import ProxyRequest, UsageHour
+from vault.api import ApiKeySerializer
+from vault.models import ApiKey
+
+_OURS = {"user_id", "writer"}
+
+
+class ExportThrottle(UserRateThrottle):
+    """Each reads all there is."""
+
+    scope = "export"
+    rate = "10/hour"
+
+
+class Export(APIView):
+    """All that is held of you, as one JSON document: account, sign-ins, keys (masked), aliases, sums, every request."""
+
+    throttle_classes = [ExportThrottle]
+
+    @extend_schema(operation_id="exportMe", summary="All that is held of you", responses=OpenApiTypes.OBJECT)
+    def get(self, request: Request) -> export.Download:
+        assert isinstance(request.user, User)
+        record(Action.EXPORT, request.user, note="own data")
+        name = f"aiproxy-{timezone.now():%Y-%m-%d}.json"
+        headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
+        return export.Download(_document(request.user), content_type="application/json", headers=headers)
+
+
+def _document(user: User) -> Iterator[str]:
+    """Everything but the requests at once, then those page by page, newest first."""
+    head = json.dumps(_without_requests(user), cls=DjangoJSONEncoder)
+    yield head[:-1] + ', "requests": ['
+    comma = ""
+    for page in export.pages(ProxyRequest.objects.of_user(user.pk)):
+        rows = (
+            {name: value for name, value in zip(export.FIELDS, row, strict=True) if name not in _OURS} for row in page
+        )
+        yield comma + ",\n".join(json.dumps(row, cls=DjangoJSONEncoder) for row in rows)
+        comma = ",\n"
+    yield "]}\n"
+
+
+def _without_requests(user: User) -> dict[str, Any]:
+    summary = queries.summary(user.pk, user.created_at, timezone.now(), "day")
+    return {
+        "account": UserSerializer(user).data,
+        "sign_ins": SignInSerializer(SignIn.objects.filter(user=user), many=True, context={"current": None}).data,
+        "api_keys": ApiKeySerializer(ApiKey.objects.filter(user=user), many=True).data,
+        "proxy_keys": ProxyKeySerializer(ProxyKey.objects.filter(user=user), many=True).data,
+        "model_aliases": ModelAliasSerializer(ModelAlias.objects.filter(user=user), many=True).data,
+        "usage": {"totals": summary.totals, "days": summary.groups},
+    }
+
+
+class DeleteSerializer(StrictSerializerMixin):
+    password = PasswordField(help_text="Yours, once more: nothing brings the account back.")
+
+
+class Delete(generics.GenericAPIView[Any]):
+    """Deletes your account, at once and for good. Proxy keys are refused, provider keys destroyed, tokens end; of your
+    requests the sums stay, with nothing that leads to you."""
+
+    serializer_class = DeleteSerializer
+    throttle_classes = [PasswordThrottle]
+
+    @extend_schema(operation_id="deleteMe", summary="Delete your account", responses={204: None})
+    def post(self, request: Request) -> Response:
+        serializer = self.get_serializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        assert isinstance(request.user, User)
+        user = check_password(request, request.user.email, serializer.validated_data["password"])
+        if user is None:
+            raise ValidationError({"password": ["Wrong password."]})
+        if user.is_staff or user.is_superuser:
+            raise Conflict("This account may enter the back-office: another member of staff has to delete it.")
+        delete_account(user)
+        logout(request)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+def delete_account(user: User) -> None:
+    """All of it or nothing. The audit log keeps what it has: that somebody was here, and that they are gone."""
+    with transaction.atomic():
+        User.objects.select_for_update().get(pk=user.pk)  # a key being issued comes before us, or sees us
+        user.revoke_proxy_keys()
+        _anonymise_requests(user)
+        for attempts in (AccessAttempt, AccessFailureLog, AccessLog):
+            attempts.objects.filter(username=user.email).delete()
+        user.delete()
+
+
+def _anonymise_requests(user: User) -> None:
+    """New random ids that are written down nowhere else: the rows of one key still belong together, and to nobody."""
+    nobody = uuid4()
+    rows = ProxyRequest.objects.filter(user_id=user.pk)
+    hours = UsageHour.objects.filter(user_id=user.pk)
+    for id in set(hours.values_list("proxy_key_id", flat=True)) | set(user.proxy_keys.values_list("pk", flat=True)):
+        no_key = uuid4()
+        rows.filter(proxy_key_id=id).update(
+            user_id=nobody, proxy_key_id=no_key, api_key_id=None, error_message="", provider_request_id=""
+        )
+        hours.filter(proxy_key_id=id).update(user_id=nobody, proxy_key_id=no_key)

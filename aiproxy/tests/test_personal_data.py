@@ -1,0 +1,123 @@
+"""What a person may take with them, and what is left when they go."""
+
+import json
+
+import pytest
+from axes.models import AccessAttempt
+from rest_framework.test import APIClient
+
+from accounts import keys, tokens
+from accounts.ids import made_at, uuid7
+from accounts.models import ProxyKey, User
+from audit.models import Event
+from proxy.policy import read_policy
+from usage import export
+from usage.models import ProxyRequest, UsageHour
+from vault import store
+from vault.models import ApiKey
+from vault.secret import Secret
+
+SECRET = "sk-" + "o" * 36 + "Qz7X"
+
+
+def request_of(user, key):
+    id = uuid7()
+    ids = {"user_id": user.pk, "proxy_key_id": key.pk, "model": "gpt-4o"}
+    hour = {"hour": made_at(id).replace(minute=0, second=0, microsecond=0), "requests": 1, **ids}
+    UsageHour.objects.get_or_create(user_id=user.pk, defaults=hour)
+    ended = {"outcome": "ok", "status_code": 200, "error_message": "of theirs", "provider_request_id": "req_1"}
+    return ProxyRequest.objects.create(id=id, created_at=made_at(id), api_key_id=uuid7(), **ids, **ended)
+
+
+@pytest.fixture
+def key(owner) -> ProxyKey:
+    return keys.issue(owner)[0]
+
+
+@pytest.fixture
+def rows(owner, key) -> list[ProxyRequest]:
+    store.add(owner.pk, "openai", "main", Secret(SECRET))
+    return [request_of(owner, key) for _ in range(3)]
+
+
+def delete(client, password):
+    return client.post("/auth/me/delete", {"password": password})
+
+
+def test_it_deletes_the_account_and_every_key(owner, key, rows, password):
+    client = APIClient(headers={"Authorization": f"Bearer {tokens.sign_in(owner).token}"})
+    assert delete(client, password).status_code == 204
+    assert not User.objects.filter(pk=owner.pk).exists()
+    assert not ApiKey.objects.exists() and not ProxyKey.objects.exists()
+    assert read_policy(key.key_id) is None
+    assert client.get("/auth/me").status_code == 401
+
+
+def test_it_keeps_the_requests_with_nothing_that_leads_to_anybody(api, owner, stranger, key, rows, password):
+    other = request_of(stranger, keys.issue(stranger)[0])
+    known = {str(owner.pk), str(key.pk), *(str(row.api_key_id) for row in rows)}
+    assert delete(api(owner), password).status_code == 204
+    left = ProxyRequest.objects.exclude(pk=other.pk)
+    assert left.count() == 3 and UsageHour.objects.count() == 2
+    said = str([*left.values(), *UsageHour.objects.values()])
+    assert not [word for word in (*known, "of theirs", "req_1") if word in said]
+    assert len({(row.user_id, row.proxy_key_id) for row in left}) == 1
+    other.refresh_from_db()
+    assert (other.user_id, other.error_message) == (stranger.pk, "of theirs")
+
+
+def test_it_forgets_failed_sign_ins_too(api, owner, password):
+    api(owner).post("/auth/login", {"email": owner.email, "password": "wrong"})
+    assert AccessAttempt.objects.filter(username=owner.email).exists()
+    delete(api(owner), password)
+    assert not AccessAttempt.objects.exists()
+
+
+def test_it_writes_down_that_the_account_was_deleted(api, owner, key, password):
+    delete(api(owner), password)
+    assert Event.objects.filter(action="delete", object_id=str(owner.pk)).count() == 1
+    assert Event.objects.filter(action="revoke", object_id=str(key.pk)).count() == 1
+
+
+@pytest.mark.parametrize("body", [{}, {"password": "wrong"}, {"password": "wrong", "user": "x"}])
+def test_it_deletes_nothing_without_the_password(api, owner, rows, body):
+    assert api(owner).post("/auth/me/delete", body).status_code == 400
+    assert ApiKey.objects.count() == 1
+    assert ProxyRequest.objects.filter(user_id=owner.pk).count() == 3
+
+
+@pytest.mark.parametrize("field", ["is_staff", "is_superuser"])
+def test_it_does_not_delete_staff(api, owner, password, field):
+    User.objects.filter(pk=owner.pk).update(**{field: True})
+    assert delete(api(owner), password).status_code == 409
+    assert User.objects.filter(pk=owner.pk).exists()
+
+
+def test_it_ends_the_browsers_session(client, owner, password):
+    client.force_login(owner, backend="django.contrib.auth.backends.ModelBackend")
+    assert client.post("/auth/me/delete", {"password": password}, "application/json").status_code == 204
+    assert "_auth_user_id" not in client.session
+
+
+def test_it_exports_all_of_ones_own_and_no_key(api, owner, stranger, key, rows, monkeypatch):
+    monkeypatch.setattr(export, "PAGE", 2)
+    request_of(stranger, key)
+    tokens.sign_in(owner)
+    answer = api(owner).get("/auth/me/export")
+    text = answer.getvalue().decode()
+    document = json.loads(text)
+    assert [row["id"] for row in document["requests"]] == [str(row.pk) for row in reversed(rows)]
+    counts = {name: len(document[name]) for name in ("sign_ins", "api_keys", "proxy_keys", "model_aliases")}
+    assert counts == {"sign_ins": 1, "api_keys": 1, "proxy_keys": 1, "model_aliases": 0}
+    assert (document["account"]["email"], document["usage"]["totals"]["requests"]) == (owner.email, 1)
+    assert not [word for word in (SECRET, key.key_hash, owner.password, str(stranger.pk)) if word in text]
+    assert "attachment" in answer["Content-Disposition"]
+
+
+def test_it_exports_an_account_that_has_done_nothing(api, owner):
+    assert json.loads(api(owner).get("/auth/me/export").getvalue())["requests"] == []
+
+
+def test_it_writes_an_export_down_and_limits_how_many(api, owner):
+    assert [api(owner).get("/auth/me/export").status_code for _ in range(11)] == [200] * 10 + [429]
+    assert Event.objects.filter(action="export").count() == 10
