@@ -16,6 +16,7 @@ from proxy.wire import Call, Usage, Wire
 from proxy.wire.alibaba_request import encode
 from proxy.wire.fields import word
 from proxy.wire.openai import target, usage
+from proxy.wire.stream import StreamDecoder
 
 Json = dict[str, Any]
 
@@ -81,35 +82,22 @@ def _event(chunk: Json) -> bytes:
     return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
 
 
-class Decoder:
-    __slots__ = ("_blocks", "_called", "_counted", "_include_usage", "chunks", "complete", "failure", "final", "usage")
+class Decoder(StreamDecoder):
+    __slots__ = ("_called", "_counted", "_include_usage")
 
     def __init__(self, call: Call) -> None:
-        self._blocks = sse.Blocks()
+        super().__init__()
         self._include_usage = call.include_usage
         self._called: set[tuple[int, int]] = set()  # choice and tool call that have their id already
         self._counted = b""  # the usage event: it is the last, whichever chunk the usage came with
-        self.complete = False
-        self.final = b""
-        self.failure: ProxyError | None = None
-        self.usage: Usage | None = None
-        self.chunks = 0
 
-    def feed(self, data: bytes) -> bytes:
-        try:
-            block = self._blocks.feed(data)
-        except sse.EventTooLong:
-            self.failure = UpstreamBroken("The provider sent an event that is too long.")
-            return b""
+    def _take(self, block: bytes) -> bytes:
         parts: list[bytes] = []
         for event in sse.events(block):
             self._event(sse.data_of(event), parts)
             if self.complete or self.failure is not None:
                 break
         return b"".join(parts)
-
-    def flush(self) -> None:
-        """Its streams say when they end."""
 
     def _event(self, data: bytes, parts: list[bytes]) -> None:
         if not data:

@@ -8,12 +8,12 @@ from dataclasses import replace
 import msgspec
 
 from proxy import sse
-from proxy.errors import ProxyError, UpstreamBroken
 from proxy.wire import Call, Usage, Wire
 from proxy.wire import anthropic_answer as answers
 from proxy.wire.anthropic_answer import Tokens, tokens
 from proxy.wire.anthropic_errors import native_error, native_stream_error
 from proxy.wire.openai import with_fields
+from proxy.wire.stream import StreamDecoder
 
 _TARGETS = {"messages": "/v1/messages", "messages.count_tokens": "/v1/messages/count_tokens"}
 # An event without any of these has nothing to tell us.
@@ -43,36 +43,23 @@ def encode(body: bytes, call: Call, model: str, max_output: int | None) -> bytes
     return with_fields(body, {"model": msgspec.json.encode(model)}) if model != call.model else body
 
 
-class Decoder:
+class Decoder(StreamDecoder):
     """Passes blocks of complete events on; looks into those only that can hold usage, an error or the end."""
 
-    __slots__ = ("_blocks", "_counted", "_tokens", "chunks", "complete", "failure", "final", "usage")
+    __slots__ = ("_counted", "_tokens")
 
     def __init__(self, call: Call) -> None:
-        self._blocks = sse.Blocks()
+        super().__init__()
         self._tokens: Tokens | None = None
         self._counted = False  # the provider's last word on usage has come
-        self.complete = False
-        self.final = b""
-        self.failure: ProxyError | None = None
-        self.usage: Usage | None = None
-        self.chunks = 0
 
-    def feed(self, data: bytes) -> bytes:
-        try:
-            block = self._blocks.feed(data)
-        except sse.EventTooLong:
-            self.failure = UpstreamBroken("The provider sent an event that is too long.")
-            return b""
+    def _take(self, block: bytes) -> bytes:
         self.chunks += block.count(_CONTENT)
         at = sse.first_with(block, _MARKS)
         passed = block if at == len(block) else block[:at] + self._inspect(block[at:])
         if self._tokens is not None and not self._counted:
             self.usage = self._tokens.usage_so_far(self.chunks)
         return passed
-
-    def flush(self) -> None:
-        """Its streams say when they end."""
 
     def _inspect(self, block: bytes) -> bytes:
         passed = []

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from proxy import sse
-from proxy.errors import ProxyError, UpstreamBroken
-from proxy.wire import Call, Usage
+from proxy.errors import UpstreamBroken
+from proxy.wire import Call
 from proxy.wire.anthropic_answer import (
     BLOCKS,
     Block,
@@ -27,6 +27,7 @@ from proxy.wire.anthropic_answer import (
 )
 from proxy.wire.anthropic_errors import in_stream_error
 from proxy.wire.anthropic_tools import JSON_TOOL
+from proxy.wire.stream import StreamDecoder
 
 _DONE = b"data: [DONE]\n\n"
 # Events that only a message holds.
@@ -94,9 +95,9 @@ _decode = msgspec.json.Decoder(_Event).decode
 _encode = msgspec.json.encode
 
 
-class Decoder:
+class Decoder(StreamDecoder):
     def __init__(self, call: Call) -> None:
-        self._blocks = sse.Blocks()
+        super().__init__()
         self._include_usage = call.include_usage
         self._open: dict[int, _Open] = {}
         self._head = b""  # of every chunk, up to the delta
@@ -108,19 +109,9 @@ class Decoder:
         self._stop_reason: str | None = None
         self._tokens: Tokens | None = None
         self._counted = False  # the provider's last word on usage has come
-        self.complete = False
-        self.final = b""
-        self.failure: ProxyError | None = None
-        self.usage: Usage | None = None
-        self.chunks = 0
 
-    def feed(self, data: bytes) -> bytes:
-        try:
-            block = self._blocks.feed(data)
-        except sse.EventTooLong:
-            self.failure = UpstreamBroken("The provider sent an event that is too long.")
-            return b""
-        if not block or self._is_over():
+    def _take(self, block: bytes) -> bytes:
+        if self._is_over():
             return b""
         out = []
         for event in sse.events(block):
@@ -131,9 +122,6 @@ class Decoder:
         if not self._counted and self._tokens is not None:
             self.usage = self._tokens.usage_so_far(self.chunks)
         return b"".join(out)
-
-    def flush(self) -> None:
-        """Its streams say when they end."""
 
     def _is_over(self) -> bool:
         return self.complete or self.failure is not None

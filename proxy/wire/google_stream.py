@@ -7,8 +7,8 @@ before the answer's rest, so finish, usage and end are held until then.
 import msgspec
 
 from proxy import sse
-from proxy.errors import ProxyError, UpstreamBroken
-from proxy.wire import Call, Usage
+from proxy.errors import UpstreamBroken
+from proxy.wire import Call
 from proxy.wire.google_answer import (
     BLOCKED,
     Answer,
@@ -26,6 +26,7 @@ from proxy.wire.google_answer import (
     usage_object,
 )
 from proxy.wire.google_error import failure_of
+from proxy.wire.stream import StreamDecoder
 
 DONE = b"data: [DONE]\n\n"
 _encode = msgspec.json.encode
@@ -43,36 +44,20 @@ class _Choice:
         self.finish: str | None = None
 
 
-class Decoder:
-    __slots__ = (
-        *("_blocks", "_call", "_choices", "_head", "_identity", "_tail", "chunks"),
-        *("complete", "failure", "final", "usage"),
-    )
+class Decoder(StreamDecoder):
+    __slots__ = ("_call", "_choices", "_head", "_identity", "_tail")
 
     def __init__(self, call: Call) -> None:
-        self._blocks = sse.Blocks()
+        super().__init__()
         self._call = call
         self._choices: dict[int, _Choice] = {}
         self._identity: Identity | None = None
         self._head = b""  # of every chunk
         self._tail = b',"usage":null}\n\n' if call.include_usage else b"}\n\n"
-        self.complete = False
-        self.final = b""
-        self.failure: ProxyError | None = None
-        self.usage: Usage | None = None
-        self.chunks = 0
-
-    def feed(self, data: bytes) -> bytes:
-        try:
-            block = self._blocks.feed(data)
-        except sse.EventTooLong:
-            self.failure = UpstreamBroken("The provider sent an event that is too long.")
-            return b""
-        return self._events(block) if block else b""
 
     def flush(self) -> None:
         """The body has ended: with every candidate finished the answer is whole."""
-        held = self._events(self._blocks.rest) if self._blocks.rest.strip() else b""  # its last blank line was left out
+        held = self._take(self._blocks.rest) if self._blocks.rest.strip() else b""  # its last blank line was left out
         if self.failure is not None or not self._choices or any(one.finish is None for one in self._choices.values()):
             return
         parts = [held, *(self._finish(number, one) for number, one in sorted(self._choices.items()))]
@@ -81,7 +66,7 @@ class Decoder:
         self.final = b"".join((*parts, DONE))
         self.complete = True
 
-    def _events(self, block: bytes) -> bytes:
+    def _take(self, block: bytes) -> bytes:
         parts: list[bytes] = []
         for event in sse.events(block):
             data = sse.data_of(event)

@@ -3,13 +3,15 @@
 Facts: https://platform.openai.com/docs/api-reference/chat (request, chunk and usage objects), /docs/guides/error-codes.
 """
 
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
 from proxy import sse
-from proxy.errors import ProviderAnswer, ProviderKeyRejected, ProxyError, UpstreamBroken
+from proxy.errors import ProviderAnswer, ProviderKeyRejected, ProxyError
 from proxy.wire import Call, Usage, Wire
+from proxy.wire.counts import Count, decoded
+from proxy.wire.stream import StreamDecoder
 
 _TARGETS = {"chat.completions": "/chat/completions", "embeddings": "/embeddings", "models": "/models"}
 _INCLUDE_USAGE = b'{"include_usage":true}'
@@ -17,22 +19,18 @@ _INCLUDE_USAGE = b'{"include_usage":true}'
 _BILLING_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "credit_balance_exhausted"})
 
 
-# What is no count is not counted: usage with a number outside of this is taken for none at all, and estimated.
-_Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
-
-
 class _Details(msgspec.Struct):
-    cached_tokens: _Count | None = None
-    cache_write_tokens: _Count | None = None
-    reasoning_tokens: _Count | None = None
-    audio_tokens: _Count | None = None
-    image_tokens: _Count | None = None
+    cached_tokens: Count | None = None
+    cache_write_tokens: Count | None = None
+    reasoning_tokens: Count | None = None
+    audio_tokens: Count | None = None
+    image_tokens: Count | None = None
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: _Count | None = None
-    completion_tokens: _Count | None = None
-    total_tokens: _Count | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    total_tokens: Count | None = None
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
 
@@ -109,32 +107,19 @@ def encode(body: bytes, call: Call, model: str, max_output: int | None) -> bytes
     return with_fields(body, fields) if fields else body
 
 
-class Decoder:
+class Decoder(StreamDecoder):
     """Passes blocks of complete events on; looks into those only that can hold usage, an error or the end."""
 
-    __slots__ = ("_blocks", "_include_usage", "chunks", "complete", "failure", "final", "usage")
+    __slots__ = ("_include_usage",)
 
     def __init__(self, call: Call) -> None:
-        self._blocks = sse.Blocks()
+        super().__init__()
         self._include_usage = call.include_usage
-        self.complete = False
-        self.final = b""
-        self.failure: ProxyError | None = None
-        self.usage: Usage | None = None
-        self.chunks = 0
 
-    def feed(self, data: bytes) -> bytes:
-        try:
-            block = self._blocks.feed(data)
-        except sse.EventTooLong:
-            self.failure = UpstreamBroken("The provider sent an event that is too long.")
-            return b""
+    def _take(self, block: bytes) -> bytes:
         self.chunks += block.count(b"data:")
         at = sse.first_with(block, _MARKS)
         return block if at == len(block) else block[:at] + self._inspect(block[at:])
-
-    def flush(self) -> None:
-        """Its streams say when they end."""
 
     def _inspect(self, block: bytes) -> bytes:
         passed = []
@@ -164,13 +149,8 @@ class Decoder:
 
 def usage(body: bytes) -> Usage | None:
     """The usage of a plain answer, or of the end of a long one whose beginning is gone; None if it has none."""
-    for part in (body, b"{" + body[body.rfind(b'"usage"') :]):  # inside a text the quotes would be escaped
-        try:
-            found = _decode_answer(part)
-        except (msgspec.DecodeError, RecursionError):
-            continue
-        return found.usage.plain(found.service_tier) if found.usage else None
-    return None
+    found = decoded(_decode_answer, body)
+    return found.usage.plain(found.service_tier) if found and found.usage else None
 
 
 def tier_of(said: str | None) -> str:

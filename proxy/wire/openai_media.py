@@ -3,14 +3,13 @@
 Facts: https://platform.openai.com/docs/api-reference/images, /audio, /moderations and their streams' events.
 """
 
-from typing import Annotated
-
 import msgspec
 
 from proxy import sse
-from proxy.errors import ProxyError, UpstreamBroken
 from proxy.wire import Call, Usage, Wire, openai
+from proxy.wire.counts import Count, decoded
 from proxy.wire.fields import decode
+from proxy.wire.stream import StreamDecoder
 
 _TARGETS = {
     "images.generations": "/images/generations",
@@ -23,21 +22,19 @@ _TARGETS = {
 # The events after which there is no more, unless there are several images.
 _ENDS = frozenset({"image_generation.completed", "image_edit.completed", "speech.audio.done", "transcript.text.done"})
 
-_Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
-
 
 class _Details(msgspec.Struct):
-    cached_tokens: _Count | None = None
-    audio_tokens: _Count | None = None
-    image_tokens: _Count | None = None
+    cached_tokens: Count | None = None
+    audio_tokens: Count | None = None
+    image_tokens: Count | None = None
 
 
 class _Usage(msgspec.Struct):
     """Of what is counted in seconds there are no tokens."""
 
-    input_tokens: _Count | None = None
-    output_tokens: _Count | None = None
-    total_tokens: _Count | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    total_tokens: Count | None = None
     input_tokens_details: _Details | None = None  # images
     input_token_details: _Details | None = None  # transcripts
     output_tokens_details: _Details | None = None
@@ -85,11 +82,8 @@ def encode(body: bytes, call: Call, model: str, max_output: int | None) -> bytes
 
 def usage(body: bytes) -> Usage | None:
     """The usage of a plain answer, or of the end of a long one whose beginning is gone; None if it has none."""
-    for part in (body, b"{" + body[body.rfind(b'"usage"') :]):  # inside a text the quotes would be escaped
-        found = _read(part)
-        if found is not None:
-            return found.usage.plain() if found.usage else None
-    return None
+    found = decoded(_decode_answer, body)
+    return found.usage.plain() if found and found.usage else None
 
 
 def _read(data: bytes) -> _Answer | None:
@@ -99,25 +93,15 @@ def _read(data: bytes) -> _Answer | None:
         return None
 
 
-class Decoder:
+class Decoder(StreamDecoder):
     """Passes complete events on. What may be the last one is held until the body ends or another follows."""
 
-    __slots__ = ("_blocks", "chunks", "complete", "failure", "final", "usage")
+    __slots__ = ()
 
     def __init__(self, call: Call) -> None:
-        self._blocks = sse.Blocks()
-        self.complete = False
-        self.final = b""
-        self.failure: ProxyError | None = None
-        self.usage: Usage | None = None
-        self.chunks = 0
+        super().__init__()
 
-    def feed(self, data: bytes) -> bytes:
-        try:
-            block = self._blocks.feed(data)
-        except sse.EventTooLong:
-            self.failure = UpstreamBroken("The provider sent an event that is too long.")
-            return b""
+    def _take(self, block: bytes) -> bytes:
         passed: list[bytes] = []
         for event in sse.events(block):
             self._event(event, passed)

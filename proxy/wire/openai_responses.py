@@ -13,9 +13,11 @@ from typing import TypeVar
 import msgspec
 
 from proxy import sse
-from proxy.errors import ProviderAnswer, ProxyError, UpstreamBroken
+from proxy.errors import ProviderAnswer, ProxyError
 from proxy.wire import Call, Usage, Wire
 from proxy.wire import openai as chat
+from proxy.wire.counts import decoded
+from proxy.wire.stream import StreamDecoder
 
 # In a text the quotes would be escaped.
 _MARKS = re.compile(rb'"(?:response\.(?:completed|incomplete|failed)|error)"')
@@ -90,38 +92,26 @@ def encode(body: bytes, call: Call, model: str, max_output: int | None) -> bytes
     return chat.with_fields(body, fields) if fields else body
 
 
-class Decoder:
+class Decoder(StreamDecoder):
     """Passes blocks of complete events on; looks into those only that can hold the end or an error.
 
     A `response.failed` goes out as it is, in `final`, and is a failure.
     """
 
-    __slots__ = ("_blocks", "_counts", "_seen", "chunks", "complete", "failure", "final", "usage")
+    __slots__ = ("_counts", "_seen")
 
     def __init__(self, call: Call, *, counts: bool = True) -> None:
-        self._blocks = sse.Blocks()
+        super().__init__()
         self._counts = counts
         self._seen = b""  # what was passed last
-        self.complete = False
-        self.final = b""
-        self.failure: ProxyError | None = None
-        self.usage: Usage | None = None if counts else Usage()
-        self.chunks = 0
+        self.usage = None if counts else Usage()
 
-    def feed(self, data: bytes) -> bytes:
-        try:
-            block = self._blocks.feed(data)
-        except sse.EventTooLong:
-            self.failure = UpstreamBroken("The provider sent an event that is too long.")
-            return b""
+    def _take(self, block: bytes) -> bytes:
         self.chunks += block.count(b'.delta"')
         if _MARKS.search(block):
             block = self._inspect(block)
         self._seen = block or self._seen
         return block
-
-    def flush(self) -> None:
-        """Its streams say when they end."""
 
     def fail(self, error: ProxyError) -> bytes:
         """The end of a stream that broke: the provider's own words, if it had any."""
@@ -178,13 +168,8 @@ def error_event(error: ProxyError, number: int) -> bytes:
 
 def usage(body: bytes) -> Usage | None:
     """The usage of a Response, or of the end of a long one whose beginning is gone; None if it has none."""
-    for part in (body, b"{" + body[body.rfind(b'"usage"') :]):
-        try:
-            found = _decode_response(part)
-        except (msgspec.DecodeError, RecursionError):
-            continue
-        return found.usage.plain(found.service_tier) if found.usage else None
-    return None
+    found = decoded(_decode_response, body)
+    return found.usage.plain(found.service_tier) if found and found.usage else None
 
 
 WIRE = replace(

@@ -1,0 +1,22 @@
+"""Owns how usage is found in a plain answer; knows no provider's names for it."""
+
+from collections.abc import Callable
+from typing import Annotated, TypeVar
+
+import msgspec
+
+# What is no count is not counted: usage with a number outside of this is taken for none at all, and estimated.
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
+_T = TypeVar("_T")
+
+
+def decoded(decode: Callable[[bytes], _T], body: bytes) -> _T | None:
+    """A plain answer, or the usage at the end of a long one whose beginning is gone; None if it is neither."""
+    try:
+        return decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        return decode(b"{" + body[body.rfind(b'"usage"') :])  # inside a text the quotes would be escaped
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
