@@ -94,6 +94,30 @@ async def test_it_refuses_every_key_of_a_disabled_user_at_once(client, user, lim
     assert (await ask(client)).status_code == 401
 
 
+async def test_it_serves_a_user_who_was_enabled_again_at_once(client, user, limiter_kind):
+    await sync_to_async(user.disable)()
+    assert (await ask(client)).status_code == 401
+    await sync_to_async(user.enable)()
+    assert (await ask(client)).status_code == 200
+
+
+async def test_it_lets_a_key_into_a_new_network_at_once(client, proxy_key, limiter_kind):
+    await change(proxy_key[0], ip_allowlist=["10.0.0.0/8"])
+    assert (await ask(client)).status_code == 403
+    await change(proxy_key[0], ip_allowlist=["127.0.0.0/8"])
+    assert (await ask(client)).status_code == 200
+
+
+async def test_it_asks_the_database_nothing_for_who_only_guesses(client, plane, proxy_key, monkeypatch):
+    """Else anybody who knows the first characters of a key could have the database asked at will."""
+    from accounts.keys import _crc
+
+    assert (await ask(client)).status_code == 200
+    monkeypatch.setattr(plane.runtime.policies, "_ask", None)
+    body = proxy_key[1][:17] + "A" * 34
+    assert (await ask(client, authorization=f"Bearer {body}{_crc(body)}")).status_code == 401
+
+
 async def test_it_sees_a_changed_plan_at_once(client, user, limiter_kind):
     assert (await ask(client)).status_code == 200
     plan = await Plan.objects.acreate(code="tiny", name="Tiny", rpm=7)
