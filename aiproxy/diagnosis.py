@@ -20,6 +20,7 @@ from django.db.migrations.executor import MigrationExecutor
 from accounts.keyset import parse_keyset
 from accounts.models import ProxyKey
 from aiproxy import disk, health
+from audit import guard
 from usage import partitions
 from vault import canary
 from vault.providers import PROVIDERS
@@ -61,6 +62,7 @@ def check_database() -> Iterator[Finding]:
         return
     yield Finding(OK, "database", "every migration is applied")
     yield from _check_partitions()
+    yield from _check_audit_log()
 
 
 def _check_partitions() -> Iterator[Finding]:
@@ -72,6 +74,15 @@ def _check_partitions() -> Iterator[Finding]:
         yield Finding(WARNING, "database", f"no partition for {months}", "The shipper makes them: is it running?")
     else:
         yield Finding(OK, "database", "the partitions of the coming months exist")
+
+
+def _check_audit_log() -> Iterator[Finding]:
+    missing = ", ".join(sorted(guard.missing_triggers()))
+    if missing:
+        hint = 'Anybody may have changed it since. docs/staff.md, "The audit log", says how to have it guarded again.'
+        yield Finding(ERROR, "database", f"the audit log is not guarded: no trigger {missing}", hint)
+    else:
+        yield Finding(OK, "database", "nobody can change the audit log")
 
 
 def check_keys() -> Iterator[Finding]:

@@ -4,7 +4,6 @@ And how they enter prices: what requests were billed by stays as it was, in the 
 """
 
 import datetime as dt
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 from uuid import UUID
@@ -12,8 +11,7 @@ from uuid import UUID
 from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.core.exceptions import PermissionDenied
-from django.core.paginator import Paginator
-from django.db.models import Model, QuerySet
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, StreamingHttpResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
@@ -24,6 +22,7 @@ from accounts.ids import made_at
 from accounts.keys import PREFIX
 from accounts.models import ProxyKey, User
 from audit.models import Action
+from audit.read_only import ReadOnlyAdmin
 from audit.trail import record
 from usage import export, log_pages, periods
 from usage.models import Outcome, Price, ProxyRequest, ProxyRequestQuerySet, UsageHour
@@ -32,11 +31,9 @@ from usage.pricing import Prices
 from vault.models import ApiKey
 
 if TYPE_CHECKING:
-    ModelAdminBase = admin.ModelAdmin[Any]
-    PaginatorBase = Paginator[Model]
+    PriceModelAdmin = admin.ModelAdmin[Price]
 else:
-    ModelAdminBase = admin.ModelAdmin
-    PaginatorBase = Paginator
+    PriceModelAdmin = admin.ModelAdmin
 
 EXPORT = "usage.export_proxyrequest"
 _PREFIX_LENGTH = len(PREFIX) + 8
@@ -44,27 +41,9 @@ _PREFIX_LENGTH = len(PREFIX) + 8
 _LOOKS = {Outcome.OK: "good", Outcome.CLIENT_GONE: "calm", Outcome.REFUSED: "warn", Outcome.DRAINED: "warn"}
 
 
-class BoundedPaginator(PaginatorBase):
-    """Counts to 1,000 and no further: whoever needs more narrows the filters."""
-
-    MOST = 1_000
-
-    @cached_property
-    def count(self) -> int:
-        rows = self.object_list
-        assert isinstance(rows, QuerySet)
-        return rows.order_by()[: self.MOST].count()
-
-
-class ReadOnly(ModelAdminBase):
+class ShippedAdmin(ReadOnlyAdmin):
     """Only the shipper writes these rows."""
 
-    show_full_result_count = False
-    show_facets = admin.ShowFacets.NEVER
-    paginator = BoundedPaginator
-    list_per_page = 50
-    list_max_show_all = 200
-    actions = None
     filters: dict[str, type[admin.ListFilter]]
 
     def get_list_filter(self, request: HttpRequest) -> list[Any]:
@@ -73,15 +52,6 @@ class ReadOnly(ModelAdminBase):
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:  # type: ignore[override]
         """By the filters alone: any other look-up would read the table."""
         return lookup in self.filters
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
 
     @admin.display(description="User")
     def who(self, row: ProxyRequest | UsageHour) -> SafeString:
@@ -96,7 +66,7 @@ def _filters(*filters: Any) -> dict[str, type[admin.ListFilter]]:
 
 
 @admin.register(ProxyRequest)
-class ProxyRequestAdmin(ReadOnly):
+class ProxyRequestAdmin(ShippedAdmin):
     list_display = ["time", "result", "who", "what", "tokens", "dollars", "latency", "trouble"]
     filters = _filters(
         log_pages.PeriodFilter,
@@ -305,7 +275,7 @@ def _calendar(when: str) -> dict[str, Any] | None:
 
 
 @admin.register(UsageHour)
-class UsageHourAdmin(ReadOnly):
+class UsageHourAdmin(ShippedAdmin):
     list_display = ["start", "who", "provider", "model", "log", "errors", "tokens_total", "cost", "unpriced"]
     filters = _filters(log_pages.HoursFilter, log_pages.ProviderFilter, log_pages.ModelFilter, log_pages.UserFilter)
     ordering = ["-hour", "-id"]
@@ -333,7 +303,7 @@ class UsageHourAdmin(ReadOnly):
 
 
 @admin.register(Price)
-class PriceAdmin(ModelAdminBase):
+class PriceAdmin(PriceModelAdmin):
     list_display = ["provider", "model", "input", "output", "book", "valid_from", "until", "holds", "note"]
     list_filter = ["provider"]
     search_fields = ["model", "note"]

@@ -3,6 +3,7 @@ import secrets
 import socket
 import ssl
 import threading
+from importlib import import_module
 from io import StringIO
 
 import pytest
@@ -68,6 +69,18 @@ def test_it_sees_missing_partitions():
     month = partitions.attached(connection)[-1]
     partitions.drop(connection, month)
     assert found(diagnosis.check_database)["warning"].text == f"no partition for {month:%Y-%m}"
+
+
+def test_it_sees_that_the_audit_log_is_not_guarded():
+    migration = import_module("audit.migrations.0002_append_only")
+    (undo, name) = {
+        "postgresql": ("ALTER TABLE audit_events DISABLE TRIGGER audit_events_kept", "audit_events_kept"),
+        "sqlite": (migration.SQLITE_UNDO[0], "audit_events_not_changed"),
+    }[connection.vendor]
+    with connection.cursor() as cursor:
+        cursor.execute(undo)
+    finding = found(diagnosis.check_database)["error"]
+    assert finding.text == f"the audit log is not guarded: no trigger {name}"
 
 
 def test_it_goes_on_when_the_database_cannot_be_asked(monkeypatch):

@@ -49,6 +49,14 @@ def test_it_finds_by_whole_names_and_ids_only(staff, owner, stranger):
     assert not found(staff, q="stranger") and not found(staff, q="%") and not found(staff, q="192.0.2.1")
 
 
+def test_it_finds_what_one_request_did(staff):
+    page = staff.post("/admin/accounts/plan/add/", {"code": "x", "name": "X", "max_api_keys": 1, "max_proxy_keys": 1})
+    event = Event.objects.filter(action="create", object_type="accounts.plan").latest("id")
+    assert event.request_id == page["x-request-id"]
+    assert found(staff, q=event.request_id) == [event.pk]
+    assert found(staff, q="ffffffff-ffff-4fff-bfff-ffffffffffff") == []
+
+
 def test_the_list_costs_the_same_for_one_event_and_for_many(staff, stranger, django_assert_max_num_queries):
     for name in range(50):
         stranger.name = str(name)
