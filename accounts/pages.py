@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from django import forms
-from django.contrib.auth.password_validation import password_validators_help_texts
+from django.contrib.auth.password_validation import password_validators_help_text_html
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse
 from django.views.generic import FormView
@@ -28,6 +28,7 @@ class ResetForm(forms.Form):
     token = forms.CharField(max_length=1024, widget=forms.HiddenInput)
     new = forms.CharField(
         label="New password",
+        help_text=password_validators_help_text_html(),
         max_length=LONGEST_PASSWORD,
         strip=False,
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password", "autofocus": True}),
@@ -53,7 +54,7 @@ class LinkPage(View):
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         texts = {"title": self.title, "button": self.button, "done": self.done}
-        return super().get_context_data(**texts, rules=password_validators_help_texts(), **kwargs)
+        return super().get_context_data(**texts, **kwargs)
 
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:

@@ -1,4 +1,4 @@
-"""Owns the two entrances: the landing page for people, the list of endpoints for programs."""
+"""Owns the two entrances (the landing page for people, the list of endpoints for programs) and how pages look."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +25,12 @@ def landing(request: HttpRequest) -> HttpResponse:
     is_open = settings.AIPROXY_ADMIN_PATH == "admin" and not settings.AIPROXY_ADMIN_HOST
     context = {"origin": request.build_absolute_uri("/").rstrip("/"), "back_office": is_open}
     return render(request, "landing.html", context)
+
+
+def appearance(request: HttpRequest) -> dict[str, str]:
+    """For every template: `theme`, what site.js keeps in a cookie; '' follows the system."""
+    theme = request.COOKIES.get("theme", "")
+    return {"theme": theme if theme in ("light", "dark") else ""}
 
 
 @dataclass(frozen=True, slots=True)
