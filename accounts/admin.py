@@ -40,7 +40,18 @@ else:
 
 @admin.register(Plan)
 class PlanAdmin(BackOffice, PlanModelAdmin):
-    list_display = ["code", "name", "rpm", "tpm", "max_parallel", "max_api_keys", "max_proxy_keys"]
+    list_display = [
+        "code",
+        "name",
+        "rpm",
+        "tpm",
+        "max_parallel",
+        "rpd",
+        "tpd",
+        "tokens_month",
+        "max_api_keys",
+        "max_proxy_keys",
+    ]
     search_fields = ["code", "name"]
     show_full_result_count = False
 
@@ -96,7 +107,10 @@ class UserAdmin(BackOffice, UserModelAdmin):
     readonly_fields = ["id", "created_at", "last_login", "password_form"]
     filter_horizontal = ["groups", "user_permissions"]
     fieldsets = [
-        (None, {"fields": ["id", "email", "name", "plan", "email_verified", "password_form"]}),
+        (
+            None,
+            {"fields": ["id", "email", "name", "plan", "email_verified", "password_form"]},
+        ),
         ("Access", {"fields": ["is_active", "is_staff", "is_superuser", "groups", "user_permissions"]}),
         ("Dates", {"fields": ["created_at", "last_login"]}),
     ]

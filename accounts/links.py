@@ -69,6 +69,20 @@ class Purpose:
 
 VERIFY = Purpose("verify", "/auth/link/verify", 3 * 24 * 3600, lambda user: (user.email, user.email_verified))
 RESET = Purpose("reset", "/auth/link/reset", 3600, lambda user: (user.email, user.password, user.last_login))
+# Good for as long as the period that a mail is about, and some more.
+STOP_LIMIT_MAILS = Purpose(
+    "limit-mails", "/auth/link/limit-mails", 62 * 24 * 3600, lambda user: (user.email, user.limit_mails)
+)
+
+
+def stop_limit_mails(token: str) -> User:
+    """No more mails about limits, until they ask for them again."""
+    user = STOP_LIMIT_MAILS.user(token)
+    with transaction.atomic():
+        user = STOP_LIMIT_MAILS.locked_user(token, user)
+        user.limit_mails = False
+        user.save(update_fields=["limit_mails"])
+    return user
 
 
 def verify_email(token: str) -> User:

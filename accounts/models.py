@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, ClassVar
 
+from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, Group, PermissionsMixin
 from django.core.exceptions import ValidationError
 from django.db import models, transaction
@@ -51,7 +52,10 @@ class Epochal(models.Model):
         raise NotImplementedError
 
 
-@watch("name", "rpm", "tpm", "max_parallel", "max_api_keys", "max_proxy_keys", ignored=["epoch"])
+@watch(
+    *("name", "rpm", "tpm", "max_parallel", "rpd", "tpd", "tokens_month", "max_api_keys", "max_proxy_keys"),
+    ignored=["epoch"],
+)
 class Plan(Epochal):
     """What a user may do; one row a plan, edited by staff. An empty limit is no limit."""
 
@@ -61,6 +65,13 @@ class Plan(Epochal):
     tpm = models.PositiveIntegerField(null=True, blank=True, help_text="Tokens a minute, all keys together.")
     max_parallel = models.PositiveIntegerField(
         null=True, blank=True, help_text="Requests under way at once, all keys together."
+    )
+    rpd = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Answered requests a day (UTC), all keys together."
+    )
+    tpd = models.PositiveBigIntegerField(null=True, blank=True, help_text="Tokens a day (UTC), all keys together.")
+    tokens_month = models.PositiveBigIntegerField(
+        null=True, blank=True, help_text="Tokens a calendar month (UTC), all keys together."
     )
     max_api_keys = models.PositiveIntegerField(default=5, help_text="Provider keys a user may store.")
     max_proxy_keys = models.PositiveIntegerField(default=5, help_text="Live proxy keys a user may have.")
@@ -107,7 +118,7 @@ class UserManager(BaseUserManager["User"]):
 
 
 @watch(
-    *("email", "name", "plan", "email_verified", "is_active", "is_staff", "is_superuser"),
+    *("email", "name", "plan", "language", "limit_mails", "email_verified", "is_active", "is_staff", "is_superuser"),
     ignored=["epoch", "last_login", "created_at"],
     many=["groups", "user_permissions"],
 )
@@ -120,6 +131,12 @@ class User(Epochal, AbstractBaseUser, PermissionsMixin):
     name = models.CharField(max_length=120, blank=True, help_text="What to call them.")
     plan = models.ForeignKey(
         Plan, on_delete=models.PROTECT, default="free", db_column="plan", help_text="Their limits."
+    )
+    language = models.CharField(
+        max_length=8, choices=settings.LANGUAGES, default=settings.LANGUAGE_CODE, help_text="Of the mails to them."
+    )
+    limit_mails = models.BooleanField(
+        default=True, help_text="A mail when 80 % and all of a limit of a day or month is used."
     )
     email_verified = models.BooleanField(default=False, help_text="They have shown that the address is theirs.")
     is_active = models.BooleanField(
@@ -134,7 +151,7 @@ class User(Epochal, AbstractBaseUser, PermissionsMixin):
     _password: str | None  # the new one, between set_password() and save(); Django's own
     # A password saved by set_password() is not quiet: save() sees to that. One saved without is the same password,
     # hashed anew at a login.
-    quiet_fields = frozenset({"password", "last_login", "name"})
+    quiet_fields = frozenset({"password", "last_login", "name", "language", "limit_mails"})
 
     class Meta:
         db_table = "users"

@@ -24,6 +24,11 @@ class VerifyForm(forms.Form):
         links.verify_email(self.cleaned_data["token"])
 
 
+class StopLimitMailsForm(VerifyForm):
+    def act(self) -> None:
+        links.stop_limit_mails(self.cleaned_data["token"])
+
+
 class ResetForm(forms.Form):
     token = forms.CharField(max_length=1024, widget=forms.HiddenInput)
     new = forms.CharField(
@@ -82,6 +87,12 @@ class VerifyPage(LinkPage):
     purpose, form_class = links.VERIFY, VerifyForm
     title, button = "Verify your e-mail address", "This address is mine"
     done = "Your address is verified."
+
+
+class StopLimitMailsPage(LinkPage):
+    purpose, form_class = links.STOP_LIMIT_MAILS, StopLimitMailsForm
+    title, button = "Mails about limits", "Send me no more of them"
+    done = "You get no more mails about limits. Your account's settings turn them on again."
 
 
 class ResetPage(LinkPage):

@@ -96,7 +96,10 @@ class SignInSerializer(serializers.ModelSerializer[SignIn]):
 class PlanSerializer(serializers.ModelSerializer[Plan]):
     class Meta:
         model = Plan
-        fields = ["code", "name", "rpm", "tpm", "max_parallel", "max_api_keys", "max_proxy_keys"]
+        fields = [
+            *("code", "name", "rpm", "tpm", "max_parallel", "rpd", "tpd", "tokens_month"),
+            *("max_api_keys", "max_proxy_keys"),
+        ]
 
 
 class UserSerializer(StrictSerializerMixin, serializers.ModelSerializer[User]):
@@ -104,7 +107,7 @@ class UserSerializer(StrictSerializerMixin, serializers.ModelSerializer[User]):
 
     class Meta:
         model = User
-        fields = ["id", "email", "name", "plan", "email_verified", "created_at"]
+        fields = ["id", "email", "name", "language", "limit_mails", "plan", "email_verified", "created_at"]
         read_only_fields = ["id", "email", "email_verified", "created_at"]
 
 

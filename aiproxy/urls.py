@@ -4,7 +4,7 @@ from django.conf import settings
 from django.contrib import admin
 from django.urls import include, path
 
-from accounts.pages import ResetPage, VerifyPage
+from accounts.pages import ResetPage, StopLimitMailsPage, VerifyPage
 from aiproxy import health, metrics, openapi, pages, personal_data, sessions
 
 API: pages.Routes = [
@@ -37,6 +37,7 @@ urlpatterns = [
         ),
     ),
     path("auth/link/verify", VerifyPage.as_view(), name="verify-page"),
+    path("auth/link/limit-mails", StopLimitMailsPage.as_view(), name="limit-mails-page"),
     path("auth/link/reset", ResetPage.as_view(), name="reset-page"),
     path(f"{settings.AIPROXY_ADMIN_PATH}/", admin.site.urls),
     path("health", health.health, name="health"),

@@ -1,11 +1,13 @@
 """Owns whether an identified client may go on now: its limits, by a policy that is certainly current."""
 
+import time
 from typing import NamedTuple
 
 from proxy.authentication import Identity, check
-from proxy.errors import ProxyError, RateLimited, RequestTooLarge, Unavailable
+from proxy.errors import ProxyError, QuotaUsedUp, RateLimited, RequestTooLarge, Unavailable
 from proxy.limits import Admission, Ask
 from proxy.runtime import Runtime
+from usage.quotas import Standing
 
 # A policy that changes this often while one request waits is somebody's mistake or attack.
 TRIES = 4
@@ -20,7 +22,7 @@ class Admitted(NamedTuple):
 async def admit(runtime: Runtime, identity: Identity, request_id: str, tokens: int) -> Admitted:
     """One atomic step takes the request, its estimated tokens and a slot, or nothing.
 
-    RateLimited, RequestTooLarge; Unauthenticated or Forbidden when the key has changed meanwhile; Unavailable.
+    RateLimited, QuotaUsedUp, RequestTooLarge, Unavailable; Unauthenticated or Forbidden: the key has changed meanwhile.
     """
     for _ in range(TRIES):
         policy = identity.policy
@@ -38,6 +40,9 @@ async def admit(runtime: Runtime, identity: Identity, request_id: str, tokens: i
             else:  # Redis went away meanwhile
                 current = by_database or await runtime.policies.is_current(policy)
             if current:
+                if policy.used_up and time.time() < policy.used_up.until.timestamp():
+                    runtime.limiter.settle(ask, 0)
+                    raise _quota_used_up(policy.used_up)
                 return Admitted(identity, ask, limit_headers(admission))
             runtime.limiter.settle(ask, 0)
         identity = await reload(runtime, identity)
@@ -69,6 +74,14 @@ def _refusal(admission: Admission, tokens: int) -> ProxyError:
     error.type = {"requests": "requests", "tokens": "tokens"}.get(admission.kind, "rate_limit_error")
     error.extra_headers = limit_headers(admission)
     return error
+
+
+def _quota_used_up(standing: Standing) -> ProxyError:
+    return QuotaUsedUp(
+        f"Your plan's limit of {standing.allowed} {standing.quota.what} is used up. "
+        f"It is whole again at {standing.until:%Y-%m-%d %H:%M} UTC.",
+        retry_after_ms=max(0, int(1000 * (standing.until.timestamp() - time.time()))),
+    )
 
 
 def limit_headers(admission: Admission) -> list[tuple[bytes, bytes]]:

@@ -5,7 +5,7 @@
     ├── Unauthenticated 401
     ├── Forbidden 403
     ├── NotFound 404, MethodNotAllowed 405, BodyTimeout 408, BodyTooLarge 413
-    ├── RateLimited 429
+    ├── RateLimited 429 ── QuotaUsedUp
     ├── InternalError 500
     ├── Unavailable 503          we cannot take the request now; nothing was sent
     │   └── BreakerOpen          nor does the provider, as it seems
@@ -149,6 +149,14 @@ class RateLimited(ProxyError):
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
+
+
+class QuotaUsedUp(RateLimited):
+    """A limit of the plan that holds for a day or a month: no SDK should wait for that."""
+
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+    retryable = False
 
 
 class InternalError(ProxyError):

@@ -21,6 +21,7 @@ from accounts.pagination import Keyset
 from proxy.limits import Limit, LimiterAway
 from proxy.limits.levels import Level, read
 from proxy.policy import key_limit, plan_limit
+from usage.quotas import QUOTAS, standings
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,17 @@ class AllowedSerializer(serializers.Serializer[Any]):
     parallel = SlotsSerializer(allow_null=True)
 
 
+class QuotaSerializer(serializers.Serializer[Any]):
+    name = serializers.ChoiceField([quota.name for quota in QUOTAS], help_text="The plan's limit.")
+    limit = serializers.IntegerField(help_text="A day or a calendar month, UTC.")
+    used = serializers.IntegerField(help_text="By the requests that have ended.")
+    remaining = serializers.IntegerField()
+    resets_at = serializers.DateTimeField(help_text="When all of it is there again.")
+
+
 class PlanLimitsSerializer(AllowedSerializer):
     code = serializers.CharField()
+    quotas = QuotaSerializer(many=True, help_text="Its limits of a day and of a month.")
 
 
 class KeyLimitsSerializer(AllowedSerializer):
@@ -88,7 +98,7 @@ class Limits(generics.GenericAPIView[ProxyKey]):
         )
         shown.data = {
             "levels": "current" if levels else "unknown",
-            "plan": {"code": user.plan.code, **plan},
+            "plan": {"code": user.plan.code, **plan, "quotas": _quotas(user)},
             **shown.data,
         }
         shown["Cache-Control"] = "no-store"
@@ -114,6 +124,19 @@ def _shown(limit: Limit, level: Level | None) -> dict[str, Any]:
         "tokens": _bucket(limit.tpm, *tokens),
         "parallel": None if limit.max_parallel is None else {"limit": limit.max_parallel, "remaining": slots},
     }
+
+
+def _quotas(user: User) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": standing.quota.name,
+            "limit": standing.allowed,
+            "used": standing.used,
+            "remaining": max(0, standing.allowed - standing.used),
+            "resets_at": standing.until.isoformat().replace("+00:00", "Z"),
+        }
+        for standing in standings([user]).get(user.pk, [])
+    ]
 
 
 def _bucket(limit: int | None, remaining: int | None, reset_ms: int | None) -> dict[str, int | None] | None:

@@ -25,6 +25,7 @@ from accounts.models import ProxyKey, User
 from proxy.errors import Unavailable
 from proxy.limits import Limit
 from proxy.models import ModelAlias
+from usage.quotas import Standing, used_up
 from vault.crypto import Context, Sealed
 from vault.models import ApiKey
 
@@ -71,6 +72,7 @@ class Policy:
     epoch_keys: tuple[str, ...]
     row_epochs: tuple[int, int, int]  # of key, user and plan, as the database counts them
     loaded_at: float  # monotonic seconds
+    used_up: Standing | None  # a limit of the plan's that keeps them from proxying until its end
     epochs: tuple[str, ...] | None = None  # as Redis had them before the read; None: Redis was not asked
 
     def allows(self, model: str) -> bool:
@@ -263,7 +265,10 @@ def read_row_epochs(proxy_key_ids: set[UUID]) -> dict[UUID, tuple[int, int, int]
 
 
 def read_policy(key_id: str) -> Policy | None:
-    """Reads the key, its user, their plan, their provider keys and the aliases it sees (three queries)."""
+    """Reads the key, its user, their plan, their provider keys and the aliases it sees (three queries).
+
+    A fourth adds up what is used, for a plan with limits of a day or a month.
+    """
     key = ProxyKey.objects.select_related("user__plan").filter(key_prefix=PREFIX + key_id).first()
     if key is None:
         return None
@@ -286,6 +291,7 @@ def read_policy(key_id: str) -> Policy | None:
         epoch_keys=(epoch.key_name(key.id), epoch.user_name(user.id), epoch.plan_name(plan.code)),
         row_epochs=(key.epoch, user.epoch, plan.epoch),
         loaded_at=time.monotonic(),
+        used_up=used_up(user),
     )
 
 

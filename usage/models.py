@@ -288,3 +288,38 @@ class Price(models.Model):
     def override(self) -> Override:
         dollars = Dollars(**{name: getattr(self, name) for name in CLASSES})
         return Override(self.provider, self.model, self.valid_from, self.until, dollars)
+
+
+class LimitNotice(models.Model):
+    """That somebody has used so much of a limit of their plan in a day or month; at most one mail each."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    user = models.ForeignKey("accounts.User", on_delete=models.CASCADE, related_name="+")
+    quota = models.CharField(max_length=16, help_text="The plan's limit, as in `tpd`.")
+    since = models.DateTimeField(help_text="When the period began, UTC.")
+    until = models.DateTimeField(help_text="When it ends, and the limit is whole again.")
+    percent = models.PositiveSmallIntegerField(help_text="What was reached.")
+    allowed = models.PositiveBigIntegerField(help_text="The limit then.")
+    used = models.PositiveBigIntegerField(help_text="How much was used when it was seen.")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    due_at = models.DateTimeField(
+        null=True, help_text="When its mail is tried; empty: sent, being sent, or not wanted."
+    )
+    tries = models.PositiveSmallIntegerField(default=0, help_text="Failures of the mail server so far.")
+    sent_at = models.DateTimeField(null=True, help_text="When the mail server took its mail.")
+
+    class Meta:
+        db_table = "limit_notices"
+        constraints = [
+            models.UniqueConstraint(fields=["user", "quota", "since", "percent"], name="limit_notices_once"),
+        ]
+        indexes = [
+            # serves: what is to be sent
+            models.Index(fields=["due_at"], condition=models.Q(due_at__isnull=False), name="limit_notices_due"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user_id} {self.quota} {self.percent} %"
+
+    def is_wanted(self) -> bool:
+        return self.user.limit_mails and self.user.is_active and timezone.now() < self.until

@@ -20,7 +20,7 @@ import msgspec
 from django.db import Error, connection
 
 from accounts.ids import made_at
-from usage import events, metrics, rows, segments
+from usage import events, metrics, notices, rows, segments
 from usage.delivery import BACKOFF, ROWS_FAULT, Delivery, ShippingStopped, release
 from usage.models import ProxyRequest
 from usage.records import Begin, End, Refused, Resigned, decode, encode, frame
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 BATCH = 500
 INTERVAL = 0.2  # seconds between the starts of two passes
 _DAY = 24 * 3600.0
+_MAIL_PATIENCE = 5.0  # seconds for a mail that is being sent as we end
 _FORGOTTEN_AFTER = 600.0  # seconds until an unresolved exchange is looked up in the database
 
 
@@ -65,6 +66,7 @@ class Shipper:
         self._behind = False
         self._delivery = Delivery(journal_dir, step=step, waiting=self._measure)
         self._last_used = events.LastUsed()
+        self._limits = notices.Watch()
         self._refused: queue.SimpleQueue[UUID | None] = queue.SimpleQueue()
         self._waiting: set[UUID] = set()
         self._looked_up = time.monotonic()
@@ -75,9 +77,10 @@ class Shipper:
             shipped = self._pass()
             while self._behind and not self._stop.wait(INTERVAL / 4):
                 shipped += self._pass()
-            self._write_last_used(everything=True)
+            self._write_aside(everything=True)
             self._refused.put(None)
             self._confirm_refusals()
+            notices.send_due(self._stop)
         return shipped
 
     def run(self, stop: threading.Event) -> None:
@@ -86,6 +89,8 @@ class Shipper:
         with self._exclusively(wait=True):
             confirming = threading.Thread(target=self._confirm_refusals, name="refusals", daemon=True)
             confirming.start()
+            mailing = threading.Thread(target=notices.run, args=[stop], name="limit mails", daemon=True)
+            mailing.start()
             next_day = 0.0
             while not stop.is_set():
                 started = time.monotonic()
@@ -95,10 +100,11 @@ class Shipper:
                 stop.wait(INTERVAL - (time.monotonic() - started))
             self._tolerantly(self._final_pass)
             self._refused.put(None)
+            mailing.join(_MAIL_PATIENCE)
 
     def _final_pass(self) -> None:
         self._pass()
-        self._write_last_used(everything=True)
+        self._write_aside(everything=True)
 
     def _tolerantly(self, work: Callable[[], object]) -> None:
         """Whatever goes wrong in a pass, the next one reads everything again."""
@@ -141,7 +147,7 @@ class Shipper:
             for name in segments.dead_writers_without_segments(self.directory, found):
                 segments.bury(self.directory, name)
             self._look_up_unresolved()
-            self._write_last_used()
+            self._write_aside()
         except BaseException:
             self._forget()
             raise
@@ -209,6 +215,7 @@ class Shipper:
                 begun[1].unresolved -= 1
             self._enqueue(record, writer.name)
             self._last_used.note(record)
+            self._limits.note(record.user_id)
         elif isinstance(record, Begin):
             if record.id not in writer.begins:
                 writer.begins[record.id] = (record, tail)
@@ -286,11 +293,13 @@ class Shipper:
             tail.shipped = tail.offset
         self._touched.clear()
 
-    def _write_last_used(self, *, everything: bool = False) -> None:
+    def _write_aside(self, *, everything: bool = False) -> None:
+        """What hangs on rows that are stored, and holds up no others."""
         try:
             self._last_used.write(everything=everything)
+            self._limits.look(everything=everything)
         except Error as error:
-            logger.warning("Could not write when keys were last used (%s); it is tried again.", error)
+            logger.warning("Could not write what hangs on rows (%s); it is tried again.", error)
             if not connection.in_atomic_block:
                 connection.close()
 

@@ -13,7 +13,7 @@ def change(client, current, new=NEW_PASSWORD):
 
 def test_it_shows_the_own_account_and_no_hash(api, owner):
     shown = api(owner).get("/auth/me").json()
-    assert set(shown) == {"id", "email", "name", "plan", "email_verified", "created_at"}
+    assert set(shown) == {"id", "email", "name", "language", "limit_mails", "plan", "email_verified", "created_at"}
     assert shown["plan"]["max_proxy_keys"] == owner.plan.max_proxy_keys
 
 

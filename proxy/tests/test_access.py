@@ -131,6 +131,20 @@ async def test_it_sees_an_edited_plan_at_once(client, user, limiter_kind):
     assert (await ask(client)).headers["x-ratelimit-limit-requests"] == "9"
 
 
+async def test_it_refuses_who_has_used_up_their_day_until_the_plan_allows_more(client, user, rows, limiter_kind):
+    plan = await Plan.objects.acreate(code="tiny", name="Tiny", tpd=1)
+    await sync_to_async(user.change_plan)(plan)
+    assert (await ask(client)).status_code == 200
+    await rows()
+
+    refused = await ask(client)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
+    assert refused.headers["x-should-retry"] == "false"
+    assert 0 <= int(refused.headers["retry-after"]) <= 86_400
+    await change(plan, tpd=1_000_000)
+    assert (await ask(client)).status_code == 200
+
+
 async def test_it_sees_a_deleted_provider_key_at_once(client, user, api_key, limiter_kind):
     from vault import store
 

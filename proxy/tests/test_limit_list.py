@@ -13,6 +13,8 @@ from proxy.limits.levels import read
 from proxy.limits.redis import RedisLimiter
 from proxy.policy import key_limit, plan_limit
 from proxy.tests.limits_redis import PATIENCE, URL, own_keys, virtual_clock
+from usage import rollup
+from usage.tests.conftest import an_end
 
 pytestmark = pytest.mark.django_db
 
@@ -113,6 +115,16 @@ async def ask_once(prefix, clock, limits):
     limiter = RedisLimiter(URL, PATIENCE, prefix=prefix, clock=clock)
     await limiter.admit(Ask("a", tuple(limits), 100))
     await limiter.close()
+
+
+def test_it_shows_what_is_left_of_the_day_and_when_it_ends(api, owner, shared):
+    owner.plan.rpd, owner.plan.tokens_month = 5, 1_000
+    owner.plan.save()
+    rollup.add([an_end(user_id=owner.pk, tokens_total=300)])
+    day, month = get(api, owner)["plan"]["quotas"]
+
+    assert (day["name"], day["limit"], day["used"], day["remaining"]) == ("rpd", 5, 1, 4)
+    assert (month["name"], month["remaining"], month["resets_at"][8:]) == ("tokens_month", 700, "01T00:00:00Z")
 
 
 def test_it_says_that_levels_are_unknown_where_workers_count_alone(api, owner, key, settings):
