@@ -21,7 +21,7 @@ from accounts.keyset import parse_keyset
 from accounts.models import ProxyKey
 from aiproxy import disk, health
 from audit import guard
-from usage import partitions
+from usage import partitions, rebuild
 from vault import canary
 from vault.providers import PROVIDERS
 
@@ -63,6 +63,7 @@ def check_database() -> Iterator[Finding]:
     yield Finding(OK, "database", "every migration is applied")
     yield from _check_partitions()
     yield from _check_audit_log()
+    yield from _check_sums()
 
 
 def _check_partitions() -> Iterator[Finding]:
@@ -83,6 +84,16 @@ def _check_audit_log() -> Iterator[Finding]:
         yield Finding(ERROR, "database", f"the audit log is not guarded: no trigger {missing}", hint)
     else:
         yield Finding(OK, "database", "nobody can change the audit log")
+
+
+def _check_sums() -> Iterator[Finding]:
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    differing = ", ".join(rebuild.differing(today - 7 * rebuild.DAY, today + rebuild.DAY))
+    if differing:
+        hint = "`manage.py rebuild_usage` makes them anew: a release before this one may have shipped rows meanwhile."
+        yield Finding(ERROR, "database", f"{differing}: not the sums of usage_hours, in the last week", hint)
+    else:
+        yield Finding(OK, "database", "sums by hour, by day and over all users agree")
 
 
 def check_keys() -> Iterator[Finding]:

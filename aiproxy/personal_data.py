@@ -30,7 +30,7 @@ from audit.trail import record
 from proxy.api import ModelAliasSerializer
 from proxy.models import ModelAlias
 from usage import export, queries
-from usage.models import ProxyRequest, UsageHour
+from usage.models import ProxyRequest, UsageDay, UsageHour
 from vault.api import ApiKeySerializer
 from vault.models import ApiKey
 
@@ -125,10 +125,12 @@ def _anonymise_requests(user: User) -> None:
     """New random ids that are written down nowhere else: the rows of one key still belong together, and to nobody."""
     nobody = uuid4()
     rows = ProxyRequest.objects.filter(user_id=user.pk)
-    hours = UsageHour.objects.filter(user_id=user.pk)
-    for id in set(hours.values_list("proxy_key_id", flat=True)) | set(user.proxy_keys.values_list("pk", flat=True)):
+    sums = [table._default_manager.filter(user_id=user.pk) for table in (UsageHour, UsageDay)]
+    used = sums[0].values_list("proxy_key_id", flat=True)
+    for id in {*used, *user.proxy_keys.values_list("pk", flat=True)}:
         no_key = uuid4()
         rows.filter(proxy_key_id=id).update(
             user_id=nobody, proxy_key_id=no_key, api_key_id=None, error_message="", provider_request_id=""
         )
-        hours.filter(proxy_key_id=id).update(user_id=nobody, proxy_key_id=no_key)
+        for table in sums:
+            table.filter(proxy_key_id=id).update(user_id=nobody, proxy_key_id=no_key)

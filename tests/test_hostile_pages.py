@@ -270,7 +270,7 @@ def test_no_query_is_put_together_from_text():
             if name in {"extra", "RawSQL"} or (name == "raw" and node.args) or formatted:
                 found.append(f"{path.relative_to(ROOT)}:{name}")
     # What is put together there are names of tables and columns, from the module's own constants; values are apart.
-    assert {place.partition(":")[0] for place in found} <= {"usage/partitions.py", "usage/rollup.py", "usage/rows.py"}
+    assert {place.partition(":")[0] for place in found} <= {"usage/bulk.py", "usage/partitions.py", "usage/queries.py"}
 
 
 # --- Wildcards ---------------------------------------------------------------------------------------------------

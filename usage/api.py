@@ -91,6 +91,9 @@ class SumsSerializer(serializers.Serializer[Any]):
     tokens_reasoning = serializers.IntegerField()
     cost = serializers.CharField(allow_null=True, help_text="US dollars; null: not known.")
     unpriced = serializers.IntegerField(help_text="Requests whose cost is not known.")
+    outcomes = serializers.DictField(
+        child=serializers.IntegerField(), help_text="How many ended how; what never happened is left out."
+    )
     latency_mean_ms = serializers.IntegerField(allow_null=True)
     latency_p50_ms = serializers.IntegerField(allow_null=True)
     latency_p95_ms = serializers.IntegerField(allow_null=True)
@@ -103,6 +106,7 @@ class GroupSerializer(SumsSerializer):
     key = serializers.UUIDField(required=False, allow_null=True)
     day = serializers.DateTimeField(required=False)
     hour = serializers.DateTimeField(required=False)
+    month = serializers.DateTimeField(required=False)
 
 
 class SummarySerializer(serializers.Serializer[Any]):
@@ -164,7 +168,7 @@ class SeriesSerializer(serializers.Serializer[Any]):
 
 
 class UsageSeries(APIView):
-    """Sums hour by hour or day by day, in all or of each of the first groups; times without traffic are there too."""
+    """Sums by the hour, day or month, in all or of each of the first groups; times without traffic are there too."""
 
     permission_classes = [IsAuthenticated]
 

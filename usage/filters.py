@@ -19,6 +19,7 @@ BY_HOUR = dt.timedelta(days=92)
 # The most points of all lines together: about 0.8 MB.
 MOST_POINTS = 2_000
 MOST_LINES = 20
+_AT_LEAST = {"hour": dt.timedelta(hours=1), "day": dt.timedelta(days=1), "month": dt.timedelta(days=28)}
 # Read elsewhere: by the page, and by the browsable API.
 _NOT_FILTERS = {"limit", "cursor", "format"}
 
@@ -100,7 +101,9 @@ class SummaryQuery(Query):
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         attrs = super().validate(attrs)
         if attrs["group_by"] in BY_TIME and (ranking := attrs.keys() & {"rank", "top"}):
-            raise serializers.ValidationError({name: ["Hours and days are in their own order."] for name in ranking})
+            raise serializers.ValidationError(
+                {name: ["Hours, days and months are in their own order."] for name in ranking}
+            )
         if attrs["group_by"] == "hour" and attrs["to"] - attrs["from"] > BY_HOUR:
             raise serializers.ValidationError({"group_by": [f"By the hour, ask for at most {BY_HOUR.days} days."]})
         return attrs
@@ -117,7 +120,7 @@ class SeriesQuery(Query):
         if "group_by" not in attrs and (ranking := attrs.keys() & {"rank", "top"}):
             raise serializers.ValidationError({name: ["It needs a `group_by`."] for name in ranking})
         lines = attrs.setdefault("top", 5) + 1 if "group_by" in attrs else 1
-        steps = (attrs["to"] - attrs["from"]) // dt.timedelta(**{f"{attrs['step']}s": 1}) + 1
+        steps = (attrs["to"] - attrs["from"]) // _AT_LEAST[attrs["step"]] + 1
         if lines * steps > MOST_POINTS:
             wrong = f"{lines * steps:,} points, of at most {MOST_POINTS:,}: ask for less time, days, or fewer groups."
             raise serializers.ValidationError({"step": [wrong]})

@@ -1,4 +1,4 @@
-"""Owns the record of every request, and its hourly sums. Rows outlive what they point at.
+"""Owns the record of every request, and its sums by hour and day. Rows outlive what they point at.
 
 Rows are written by usage/shipper.py alone, from the journal; everybody else reads. Staff write prices.
 """
@@ -135,16 +135,18 @@ def _count(help_text: str = "") -> "models.PositiveBigIntegerField[int, int]":
     return models.PositiveBigIntegerField(default=0, help_text=help_text)
 
 
-class UsageHour(models.Model):
-    """The sums of one hour; every chart and summary reads these, never the log.
+def _class_of_errors(help_text: str) -> "models.IntegerField[int, int]":
+    # db_default: added to a large table at once, and a shipper of the release before does without
+    return models.IntegerField(default=0, db_default=0, help_text=help_text)
+
+
+class Sums(models.Model):
+    """What requests of one provider and model add up to; every chart and summary reads such sums, never the log.
 
     `latency_100` to `latency_more` count complete requests, each in one bucket: more than the bound before, at most
-    this many milliseconds.
+    this many milliseconds. `errors_…` tell errors apart by their outcome.
     """
 
-    hour = models.DateTimeField(help_text="Its start, UTC.")
-    user_id = models.UUIDField(help_text="Whose requests.")
-    proxy_key_id = models.UUIDField(help_text="The proxy key they came with.")
     provider = models.CharField(max_length=20, blank=True, help_text="Who answered; empty: nobody was asked.")
     model = models.CharField(max_length=100, help_text="As the client asked.")
     requests = _count("All that ended.")
@@ -171,8 +173,31 @@ class UsageHour(models.Model):
     latency_60000 = _count("At most a minute.")
     latency_120000 = _count("At most two minutes.")
     latency_more = _count("More than two minutes.")
+    errors_refused = _class_of_errors("Refused by us.")
+    errors_provider_error = _class_of_errors("Refused or failed by the provider.")
+    errors_timeout = _class_of_errors("The provider was too slow.")
+    errors_interrupted = _class_of_errors("The worker died.")
+    errors_drained = _class_of_errors("Cut off by a shutdown.")
+    errors_error = _class_of_errors("Failed inside the proxy.")
+
+    class Meta:
+        abstract = True
+
+
+class UserSums(Sums):
+    user_id = models.UUIDField(help_text="Whose requests.")
+    proxy_key_id = models.UUIDField(help_text="The proxy key they came with.")
 
     email: str  # as in ProxyRequest
+
+    class Meta:
+        abstract = True
+
+
+class UsageHour(UserSums):
+    """The sums of one hour; those of the other three tables can be made from these."""
+
+    hour = models.DateTimeField(help_text="Its start, UTC.")
 
     class Meta:
         db_table = "usage_hours"
@@ -192,6 +217,63 @@ class UsageHour(models.Model):
 
     def __str__(self) -> str:
         return f"{self.hour:%Y-%m-%d %H}h {self.model}"
+
+
+class UsageDay(UserSums):
+    """The sums of one day: of a long period, all but its ends is read here."""
+
+    day = models.DateTimeField(help_text="Its start, UTC.")
+
+    class Meta:
+        db_table = "usage_days"
+        default_permissions = ()
+        constraints = [
+            # serves also: an owner's sums over a period
+            models.UniqueConstraint(
+                fields=["user_id", "day", "proxy_key_id", "provider", "model"], name="usage_days_unique"
+            ),
+        ]
+        indexes = [
+            # serves: who was there, and who cost most, over all users
+            models.Index(fields=["day", "user_id"], name="usage_days_day"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.day:%Y-%m-%d} {self.model}"
+
+
+class TotalHour(Sums):
+    """The sums of one hour over all users: a few rows an hour, however many they are."""
+
+    hour = models.DateTimeField(help_text="Its start, UTC.")
+
+    class Meta:
+        db_table = "usage_total_hours"
+        default_permissions = ()
+        constraints = [
+            # serves also: the staff's sums over all users
+            models.UniqueConstraint(fields=["hour", "provider", "model"], name="usage_total_hours_unique"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.hour:%Y-%m-%d %H}h {self.model}, all users"
+
+
+class TotalDay(Sums):
+    """The sums of one day over all users."""
+
+    day = models.DateTimeField(help_text="Its start, UTC.")
+
+    class Meta:
+        db_table = "usage_total_days"
+        default_permissions = ()
+        constraints = [
+            # serves also: the staff's sums over all users
+            models.UniqueConstraint(fields=["day", "provider", "model"], name="usage_total_days_unique"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.day:%Y-%m-%d} {self.model}, all users"
 
 
 class PriceQuerySet(models.QuerySet["Price"]):

@@ -1,33 +1,37 @@
-"""Owns sums over a period. Reads `usage_hours` only, so that they cost the same however long the log is."""
+"""Owns sums over a period. Reads those by day, and at its ends by hour: never the log, however long that is.
+
+Over all users it reads the sums that are kept over all users, wherever nothing is asked of one of them.
+"""
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.db.models import Case, F, QuerySet, Sum, When
+from django.db import connection
+from django.db.models import Case, F, Q, QuerySet, Sum, When
 from django.db.models.expressions import Combinable
-from django.db.models.functions import TruncDay
+from django.db.models.functions import TruncDay, TruncHour, TruncMonth
 
-from usage.models import UsageHour
-from usage.rollup import BUCKETS, BUCKETS_MS, SUMS
+from usage import periods
+from usage.models import Outcome, TotalDay, TotalHour, UsageDay, UsageHour
+from usage.rollup import BUCKETS, BUCKETS_MS, ERRORS, SUMS
 
-GROUPS: dict[str, Combinable] = {
-    "model": F("model"),
-    "provider": F("provider"),
-    "key": F("proxy_key_id"),
-    "day": TruncDay("hour", tzinfo=dt.UTC),
-    "hour": F("hour"),
-}
-BY_TIME = ("day", "hour")
-BY_NAME = tuple(name for name in GROUPS if name not in BY_TIME)
+BY_TIME = ("day", "hour", "month")
+# What a request is of, and its column.
+_COLUMNS = {"model": "model", "provider": "provider", "key": "proxy_key_id"}
+BY_NAME = tuple(_COLUMNS)
+GROUPS = (*BY_NAME, *BY_TIME)
 # By what groups are ranked.
 RANKS = ("requests", "errors", "tokens_total", "cost")
-_COLUMNS = {"model": "model", "provider": "provider", "key": "proxy_key_id"}
-_SUMS = {f"sum_{name}": Sum(name) for name in SUMS}
+
+_TRUNC = {"hour": TruncHour, "day": TruncDay, "month": TruncMonth}
+_SHOWN = [name for name in SUMS if name not in {*BUCKETS, *ERRORS.values(), "latency_ms_sum"}]
 _PERCENTILES = {"latency_p50_ms": 0.50, "latency_p95_ms": 0.95, "latency_p99_ms": 0.99}
+Group = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,40 +54,85 @@ def summary(
     known), mean and percentiles of the latency of complete requests (milliseconds; None: there were none).
     """
     since = _whole(since, "hour")
-    # "group" and "sum_…": a name of a column would be taken for the column itself
-    rows = list(_hours(user_id, since, until).values(group=GROUPS[group_by]).annotate(**_SUMS))
+    rows = [
+        (group, sums) for (group,), sums in _added_up(_parts(user_id, since, until, [group_by]), [group_by]).items()
+    ]
     rows.sort(key=_earliest if group_by in BY_TIME else _most(rank))
-    totals = {name: sum(row[f"sum_{name}"] for row in rows) for name in SUMS}
-    groups = [{group_by: row["group"], **_present(_sums(row))} for row in rows]
+    totals = {name: sum(sums[name] for _, sums in rows) for name in SUMS}
+    groups = [{group_by: group, **_present(sums)} for group, sums in rows]
     return Summary(since, until, group_by, _present(totals), groups)
 
 
-def _hours(user_id: UUID | None, since: dt.datetime, until: dt.datetime) -> QuerySet[UsageHour]:
-    hours = UsageHour.objects.filter(hour__gte=since, hour__lt=until).order_by()
-    return hours if user_id is None else hours.filter(user_id=user_id)
+def _parts(
+    user_id: UUID | None, since: dt.datetime, until: dt.datetime, groups: Sequence[str] = ()
+) -> list[QuerySet[Any]]:
+    """The rows of a period, from whole hours on: its whole days by the day, its ends by the hour."""
+    of_all = user_id is None and not {"key", "user_id"} & set(groups)
+    hours, days = (TotalHour, TotalDay) if of_all else (UsageHour, UsageDay)
+    of_user = {} if user_id is None else {"user_id": user_id}
+    day, last = _whole(since, "day"), _whole(until, "day")
+    if "hour" in groups or last <= day:
+        return [hours._default_manager.filter(hour__gte=since, hour__lt=until, **of_user).order_by()]
+    first = day if day == since else day + dt.timedelta(days=1)
+    ends = Q(hour__gte=since, hour__lt=first) | Q(hour__gte=last, hour__lt=until)
+    return [
+        days._default_manager.filter(day__gte=first, day__lt=last, **of_user).order_by(),
+        hours._default_manager.filter(ends, **of_user).order_by(),
+    ]
 
 
-def _sums(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: row[f"sum_{name}"] for name in SUMS}
+def _group(name: str, rows: QuerySet[Any]) -> Combinable:
+    if name not in BY_TIME:
+        return F(_COLUMNS.get(name, name))
+    return _TRUNC[name]("day" if hasattr(rows.model, "day") else "hour", tzinfo=dt.UTC)
 
 
-def _earliest(row: Mapping[str, Any]) -> Any:
-    return row["group"]
+def _added_up(
+    parts: Sequence[QuerySet[Any]],
+    groups: Sequence[str],
+    names: Sequence[str] = SUMS,
+    by: Mapping[str, Combinable] | None = None,
+) -> dict[Group, dict[str, Any]]:
+    """The sums of each group. `by` says what is grouped by in the place of a name."""
+    found: dict[Group, dict[str, Any]] = {}
+    for rows in parts:
+        # "of_" and "sum_…": a name of a column would be taken for the column itself
+        of = {f"of_{name}": (by or {}).get(name) or _group(name, rows) for name in groups}
+        asked = rows.values(**of).annotate(**{f"sum_{name}": Sum(name) for name in names})
+        for row in asked.values_list(*of, *(f"sum_{name}" for name in names)):
+            group, values = row[: len(of)], row[len(of) :]
+            sums = found.get(group)
+            found[group] = dict(
+                zip(names, values if sums is None else map(sum, zip(sums.values(), values, strict=True)), strict=True)
+            )
+    return found
 
 
-def _most(rank: str) -> Callable[[Mapping[str, Any]], Any]:
+def _earliest(row: tuple[Any, Any]) -> Any:
+    return row[0]
+
+
+def _most(rank: str) -> Callable[[tuple[Any, Mapping[str, Any]]], Any]:
     """The largest first; at equal sums the most used, then by name."""
-    return lambda row: (-row[f"sum_{rank}"], -row["sum_requests"], str(row["group"]))
+    return lambda row: (-row[1][rank], -row[1]["requests"], str(row[0]))
 
 
 def _present(sums: Mapping[str, Any]) -> dict[str, Any]:
     buckets = [sums[name] for name in BUCKETS]
     complete = sum(buckets)
-    shown = {name: sums[name] for name in SUMS if name not in BUCKETS and name != "latency_ms_sum"}
+    shown = {name: sums[name] for name in _SHOWN}
+    shown["outcomes"] = _outcomes(sums, complete)
     cost = Decimal(sums["cost"])
     shown["cost"] = None if sums["unpriced"] and not cost else cost
     shown["latency_mean_ms"] = round(sums["latency_ms_sum"] / complete) if complete else None
     return shown | {name: percentile(buckets, share) for name, share in _PERCENTILES.items()}
+
+
+def _outcomes(sums: Mapping[str, Any], complete: int) -> dict[str, int]:
+    """How many ended how; what never happened is left out, and so are errors from before they were told apart."""
+    counts = {outcome: sums[name] for outcome, name in ERRORS.items()}
+    counts |= {Outcome.OK.value: complete, Outcome.CLIENT_GONE.value: sums["requests"] - sums["errors"] - complete}
+    return {outcome: counts[outcome] for outcome in Outcome.values if counts[outcome]}
 
 
 def percentile(buckets: list[int], share: float) -> int | None:
@@ -103,15 +152,19 @@ def percentile(buckets: list[int], share: float) -> int | None:
 
 
 def times(since: dt.datetime, until: dt.datetime, step: str) -> Iterator[dt.datetime]:
-    """The start of every `hour` or `day` that a period touches, in order, whether anything happened in it or not."""
-    first, one = _whole(since, step), dt.timedelta(**{f"{step}s": 1})
-    for number in range(-((first - until) // one)):
-        yield first + number * one
+    """The start of every `hour`, `day` or `month` that a period touches, in order, whether anything happened or not."""
+    start = _whole(since, step)
+    with suppress(ValueError, OverflowError):  # the calendar ends
+        while start < until:
+            yield start
+            start = periods.following(start, step)
 
 
 def _whole(moment: dt.datetime, step: str) -> dt.datetime:
     hour = moment.replace(minute=0, second=0, microsecond=0)
-    return hour.replace(hour=0) if step == "day" else hour
+    if step == "hour":
+        return hour
+    return hour.replace(hour=0) if step == "day" else hour.replace(hour=0, day=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +176,9 @@ class Line:
 
 
 def lines(user_id: UUID, since: dt.datetime, until: dt.datetime, step: str) -> list[Line]:
-    """One user's traffic by `hour` or `day`: one line."""
-    rows = _hours(user_id, _whole(since, "hour"), until).values(time=GROUPS[step]).annotate(**_SUMS)
-    return [_line(None, {row["time"]: row for row in rows}, times(since, until, step))]
+    """One user's traffic by `hour`, `day` or `month`: one line."""
+    found = _added_up(_parts(user_id, _whole(since, "hour"), until, [step]), [step])
+    return [_line(None, {time: sums for (time,), sums in found.items()}, times(since, until, step))]
 
 
 def grouped_lines(
@@ -135,19 +188,20 @@ def grouped_lines(
 
     The database folds the others: what it answers is bounded, however many models there are.
     """
-    hours, group = _hours(user_id, _whole(since, "hour"), until), GROUPS[group_by]
-    ranked = hours.values(group=group).annotate(**{name: _SUMS[name] for name in (f"sum_{rank}", "sum_requests")})
-    top = [row["group"] for row in ranked.order_by(f"-sum_{rank}", "-sum_requests", "group")[:most]]
-    own = Case(When(**{f"{_COLUMNS[group_by]}__in": top}, then=group), default=None)
-    found: dict[Any, dict[dt.datetime, Mapping[str, Any]]] = {name: {} for name in top}
-    for row in hours.values(time=GROUPS[step], group=own).annotate(**_SUMS):
-        found.setdefault(row["group"], {})[row["time"]] = row
+    parts = _parts(user_id, _whole(since, "hour"), until, [step])
+    ranked = _added_up(parts, [group_by], [*{rank, "requests"}])
+    top = sorted(((group, sums) for (group,), sums in ranked.items()), key=_most(rank))[:most]
+    column = _COLUMNS[group_by]
+    own = {group_by: Case(When(**{f"{column}__in": [name for name, _ in top]}, then=F(column)), default=None)}
+    found: dict[Any, dict[dt.datetime, Mapping[str, Any]]] = {name: {} for name, _ in top}
+    for (time, group), sums in _added_up(parts, [step, group_by], by=own).items():
+        found.setdefault(group, {})[time] = sums
     return [_line(name, rows, times(since, until, step)) for name, rows in found.items()]
 
 
 def _line(name: Any, rows: Mapping[dt.datetime, Mapping[str, Any]], times: Iterator[dt.datetime]) -> Line:
     nothing = _present(dict.fromkeys(SUMS, 0))
-    return Line(name, [{"time": time, **(_present(_sums(rows[time])) if time in rows else nothing)} for time in times])
+    return Line(name, [{"time": time, **(_present(rows[time]) if time in rows else nothing)} for time in times])
 
 
 class Point(NamedTuple):
@@ -164,9 +218,9 @@ class Point(NamedTuple):
 
 def series(since: dt.datetime, until: dt.datetime, step: str) -> list[Point]:
     """All users' traffic by `hour` or `day`, provider and model; times in which there was nothing are left out."""
-    hours = UsageHour.objects.filter(hour__gte=since, hour__lt=until).order_by()
-    sums = {f"sum_{name}": Sum(name) for name in Point._fields[3:]}
-    return [Point(*row) for row in hours.values_list(GROUPS[step], "provider", "model").annotate(**sums)]
+    groups = (step, "provider", "model")
+    found = _added_up(_parts(None, since, until, groups), groups, Point._fields[3:])
+    return [Point(*group, **sums) for group, sums in found.items()]
 
 
 class Spender(NamedTuple):
@@ -178,13 +232,23 @@ class Spender(NamedTuple):
 
 
 def top_users(since: dt.datetime, until: dt.datetime, *, most: int = 8) -> list[Spender]:
-    """Who costs most; at equal or unknown prices, who asks most."""
-    hours = UsageHour.objects.filter(hour__gte=since, hour__lt=until).order_by()
-    sums = {f"sum_{name}": Sum(name) for name in Spender._fields[1:]}
-    rows = hours.values_list("user_id").annotate(**sums).order_by("-sum_cost", "-sum_requests")
-    return [Spender(*row) for row in rows[:most]]
+    """Who costs most; at equal or unknown prices, who asks most. The database adds up days and hours by itself, so
+    that what it answers is bounded, however many users there are."""
+    first, *more = (rows.values(*Spender._fields) for rows in _parts(None, since, until, ["user_id"]))
+    sql, parameters = first.union(*more, all=True).query.sql_with_params()
+    sums = ", ".join(f"sum({name})" for name in Spender._fields[1:])
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT user_id, {sums} FROM ({sql}) AS parts GROUP BY user_id"  # noqa: S608
+            " ORDER BY sum(cost) DESC, sum(requests) DESC LIMIT %s",
+            [*parameters, most],
+        )
+        return [
+            Spender(UUID(str(user)), int(requests), int(errors), int(tokens), Decimal(str(cost)))
+            for user, requests, errors, tokens, cost in cursor.fetchall()
+        ]
 
 
 def active_users(since: dt.datetime, until: dt.datetime) -> int:
-    hours = UsageHour.objects.filter(hour__gte=since, hour__lt=until).order_by()
-    return hours.values("user_id").distinct().count()
+    first, *more = (rows.values("user_id") for rows in _parts(None, since, until, ["user_id"]))
+    return first.union(*more).count() if more else first.distinct().count()

@@ -1,33 +1,52 @@
-"""Owns how rows become hourly sums. Counts only what the database has taken; knows no journal."""
+"""Owns how rows become sums by hour and day. Counts only what the database has taken; knows no journal."""
 
 import datetime as dt
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
-from django.db import connection
 from django.db.models import F
 
 from accounts.ids import made_at
-from usage.models import NOT_ERRORS, Outcome, UsageHour
+from usage import bulk
+from usage.models import NOT_ERRORS, Outcome, Sums, TotalDay, TotalHour, UsageDay, UsageHour
 
 # Upper bounds of the latency buckets, milliseconds; the last bucket takes the rest.
 BUCKETS_MS = (100, 250, 500, 1_000, 2_000, 4_000, 8_000, 15_000, 30_000, 60_000, 120_000)
 BUCKETS = (*(f"latency_{bound}" for bound in BUCKETS_MS), "latency_more")
 TOKENS = ("tokens_input", "tokens_output", "tokens_total", "tokens_cached", "tokens_reasoning")
-SUMS = ("requests", "errors", *TOKENS, "cost", "unpriced", "latency_ms_sum", *BUCKETS)
+ERRORS = {outcome.value: f"errors_{outcome}" for outcome in Outcome if outcome not in NOT_ERRORS}
+SUMS = ("requests", "errors", *TOKENS, "cost", "unpriced", "latency_ms_sum", *BUCKETS, *ERRORS.values())
+
+# What one row of each is about, in the order of its unique constraint. The last are those that all shippers write to:
+# their rows are locked last, and for the shortest time.
+TABLES: dict[type[Sums], tuple[str, ...]] = {
+    UsageHour: ("user_id", "hour", "proxy_key_id", "provider", "model"),
+    UsageDay: ("user_id", "day", "proxy_key_id", "provider", "model"),
+    TotalHour: ("hour", "provider", "model"),
+    TotalDay: ("day", "provider", "model"),
+}
+
+DERIVED = [table for table in TABLES if table is not UsageHour]
 
 
 class Key(NamedTuple):
-    """What one row of sums is about; in the order of its unique constraint."""
+    """What one row of hourly sums is about."""
 
     user_id: UUID
     hour: dt.datetime
     proxy_key_id: UUID
     provider: str
     model: str
+
+    @property
+    def day(self) -> dt.datetime:
+        return self.hour.replace(hour=0)
+
+    def of(self, table: type[Sums]) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in TABLES[table])
 
 
 class Recorded(Protocol):
@@ -48,7 +67,8 @@ class Recorded(Protocol):
     tokens_reasoning: int
 
 
-Sums = dict[str, int | Decimal]
+Counts = dict[str, int | Decimal]
+_NOTHING: Counts = {**dict.fromkeys(SUMS, 0), "cost": Decimal(0)}
 
 
 def key_of(row: Recorded) -> Key:
@@ -56,12 +76,11 @@ def key_of(row: Recorded) -> Key:
     return Key(row.user_id, hour, row.proxy_key_id, row.provider, row.model)
 
 
-def fold(rows: Iterable[Recorded]) -> dict[Key, Sums]:
-    hours: dict[Key, Sums] = {}
+def fold(rows: Iterable[Recorded]) -> dict[Key, Counts]:
+    hours: dict[Key, Counts] = {}
     for row in rows:
-        sums = hours.setdefault(key_of(row), dict.fromkeys(SUMS, 0))
+        sums = hours.setdefault(key_of(row), _NOTHING.copy())
         sums["requests"] += 1
-        sums["errors"] += row.outcome not in NOT_ERRORS
         for name in TOKENS:
             sums[name] += getattr(row, name)
         sums["cost"] += row.cost or 0
@@ -69,33 +88,43 @@ def fold(rows: Iterable[Recorded]) -> dict[Key, Sums]:
         if row.outcome == Outcome.OK:
             sums["latency_ms_sum"] += row.latency_ms
             sums[BUCKETS[bisect_left(BUCKETS_MS, row.latency_ms)]] += 1
+        elif row.outcome not in NOT_ERRORS:
+            sums["errors"] += 1
+            if row.outcome in ERRORS:
+                sums[ERRORS[row.outcome]] += 1
     return hours
 
 
+def _gathered(hours: Mapping[Key, Counts], table: type[Sums]) -> dict[tuple[Any, ...], Counts]:
+    found: dict[tuple[Any, ...], Counts] = {}
+    for key, counts in hours.items():
+        sums = found.setdefault(key.of(table), _NOTHING.copy())
+        for name in SUMS:
+            sums[name] += counts[name]
+    return found
+
+
 def add(rows: Iterable[Recorded]) -> None:
-    """Adds rows to their hours, in the transaction that inserted them. Keys in order: two shippers never deadlock."""
+    """Adds rows to their sums, in the transaction that inserted them. In order: two shippers never deadlock."""
     hours = fold(rows)
     if not hours:
         return
-    columns = (*Key._fields, *SUMS)
-    fields = [UsageHour._meta.get_field(name) for name in columns]
-    parameters = [
-        field.get_db_prep_save(value, connection=connection)  # type: ignore[union-attr]
-        for key in sorted(hours)
-        for field, value in zip(fields, (*key, *hours[key].values()), strict=True)
-    ]
-    row = f"({', '.join(['%s'] * len(columns))})"
-    increments = ", ".join(f"{name} = usage_hours.{name} + excluded.{name}" for name in SUMS)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"INSERT INTO usage_hours ({', '.join(columns)}) VALUES {', '.join([row] * len(hours))}"  # noqa: S608
-            f" ON CONFLICT ({', '.join(Key._fields)}) DO UPDATE SET {increments}",
-            parameters,
+    for table, key in TABLES.items():
+        name = table._meta.db_table
+        increments = ", ".join(f"{column} = {name}.{column} + excluded.{column}" for column in SUMS)
+        found = _gathered(hours, table)
+        bulk.insert(
+            table,
+            (*key, *SUMS),
+            [(*of, *found[of].values()) for of in sorted(found)],
+            f"({', '.join(key)}) DO UPDATE SET {increments}",
         )
 
 
 def subtract(row: Recorded) -> None:
     """Takes back what a row had added; inside the transaction that replaces it."""
-    for key, sums in fold([row]).items():
-        changes = {name: F(name) - value for name, value in sums.items() if value}
-        UsageHour.objects.filter(**key._asdict()).update(**changes)
+    for key, counts in fold([row]).items():
+        changes = {name: F(name) - value for name, value in counts.items() if value}
+        for table, names in TABLES.items():
+            of = dict(zip(names, key.of(table), strict=True))
+            table._default_manager.filter(**of).update(**changes)

@@ -4,10 +4,13 @@ import json
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 
+from accounts.ids import uuid7
 from accounts.keys import issue
 from accounts.models import User
 from tests.environment import keyset
+from usage.models import UsageHour
 from vault import store
 from vault.secret import Secret
 
@@ -45,4 +48,15 @@ def test_it_tells_which_keys_do_not_open_without_their_master_key(filled, settin
 def test_it_tells_which_proxy_keys_have_lost_their_pepper(filled, settings):
     settings.AIPROXY_PEPPERS = keyset().replace("1:", "2:")
     with pytest.raises(CommandError, match=r"Proxy key sk-proxy-.* has no pepper 01"):
+        call_command("backup_check")
+
+
+def test_it_tells_which_sums_do_not_add_up():
+    hour = {
+        "user_id": uuid7(),
+        "proxy_key_id": uuid7(),
+        "hour": timezone.now().replace(minute=0, second=0, microsecond=0),
+    }
+    UsageHour.objects.create(**hour, requests=1)
+    with pytest.raises(CommandError, match="usage_days does not add up"):
         call_command("backup_check")

@@ -14,7 +14,9 @@ from django.utils import timezone
 from accounts.ids import uuid7
 from accounts.models import User
 from aiproxy import charts, dashboard
+from usage import rebuild
 from usage.models import UsageHour
+from usage.rollup import DERIVED
 
 pytestmark = pytest.mark.django_db
 
@@ -42,6 +44,7 @@ def spend(user, hours_ago, **sums):
     known = {"provider": "openai", "model": "gpt-4o-mini", "requests": 100, "errors": 5, "tokens_total": 1000}
     known |= {"cost": Decimal("2.5"), "latency_500": 60, "latency_1000": 35}
     UsageHour.objects.create(user_id=user.pk, proxy_key_id=uuid7(), hour=hour, **(known | sums))
+    rebuild.from_hours(hour.replace(hour=0), UsageHour, DERIVED)
 
 
 def tiles(answer):

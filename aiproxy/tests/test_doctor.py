@@ -12,10 +12,12 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
+from django.utils import timezone
 
 from accounts.models import ProxyKey
 from aiproxy import diagnosis, disk
 from usage import partitions
+from usage.models import TotalDay
 from vault.models import ApiKey
 
 pytestmark = pytest.mark.django_db
@@ -81,6 +83,15 @@ def test_it_sees_that_the_audit_log_is_not_guarded():
         cursor.execute(undo)
     finding = found(diagnosis.check_database)["error"]
     assert finding.text == f"the audit log is not guarded: no trigger {name}"
+
+
+def test_it_sees_sums_that_do_not_add_up():
+    today = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
+    TotalDay.objects.create(day=today, requests=1)
+    assert (
+        found(diagnosis.check_database)["error"].text
+        == "usage_total_days: not the sums of usage_hours, in the last week"
+    )
 
 
 def test_it_goes_on_when_the_database_cannot_be_asked(monkeypatch):

@@ -12,7 +12,7 @@ from accounts.models import ProxyKey, User
 from audit.models import Event
 from proxy.policy import read_policy
 from usage import export
-from usage.models import ProxyRequest, UsageHour
+from usage.models import ProxyRequest, UsageDay, UsageHour
 from vault import store
 from vault.models import ApiKey
 from vault.secret import Secret
@@ -23,8 +23,9 @@ SECRET = "sk-" + "o" * 36 + "Qz7X"
 def request_of(user, key):
     id = uuid7()
     ids = {"user_id": user.pk, "proxy_key_id": key.pk, "model": "gpt-4o"}
-    hour = {"hour": made_at(id).replace(minute=0, second=0, microsecond=0), "requests": 1, **ids}
-    UsageHour.objects.get_or_create(user_id=user.pk, defaults=hour)
+    hour = made_at(id).replace(minute=0, second=0, microsecond=0)
+    UsageHour.objects.get_or_create(user_id=user.pk, defaults={"hour": hour, "requests": 1, **ids})
+    UsageDay.objects.get_or_create(user_id=user.pk, defaults={"day": hour.replace(hour=0), "requests": 1, **ids})
     ended = {"outcome": "ok", "status_code": 200, "error_message": "of theirs", "provider_request_id": "req_1"}
     return ProxyRequest.objects.create(id=id, created_at=made_at(id), api_key_id=uuid7(), **ids, **ended)
 
@@ -58,8 +59,8 @@ def test_it_keeps_the_requests_with_nothing_that_leads_to_anybody(api, owner, st
     known = {str(owner.pk), str(key.pk), *(str(row.api_key_id) for row in rows)}
     assert delete(api(owner), password).status_code == 204
     left = ProxyRequest.objects.exclude(pk=other.pk)
-    assert left.count() == 3 and UsageHour.objects.count() == 2
-    said = str([*left.values(), *UsageHour.objects.values()])
+    assert left.count() == 3 and UsageHour.objects.count() == UsageDay.objects.count() == 2
+    said = str([*left.values(), *UsageHour.objects.values(), *UsageDay.objects.values()])
     assert not [word for word in (*known, "of theirs", "req_1") if word in said]
     assert len({(row.user_id, row.proxy_key_id) for row in left}) == 1
     other.refresh_from_db()

@@ -12,8 +12,8 @@ from django.db.models import Sum
 
 from accounts.ids import uuid7
 from usage.journal import Begin, End, Journal
-from usage.models import ProxyRequest, UsageHour
-from usage.rollup import BUCKETS, SUMS, fold
+from usage.models import ProxyRequest, Sums
+from usage.rollup import BUCKETS, SUMS, TABLES, fold
 
 USER, PROXY_KEY, API_KEY = uuid7(), uuid7(), uuid7()
 
@@ -46,12 +46,16 @@ def rows() -> dict[UUID, ProxyRequest]:
 
 
 def sums_match_rows() -> bool:
-    """Whether the hours say what the rows add up to."""
+    """Whether all four tables of sums say what the rows add up to."""
     counted: dict[str, Any] = dict.fromkeys(SUMS, 0)
     for sums in fold(ProxyRequest.objects.all()).values():
         counted = {name: counted[name] + sums[name] for name in SUMS}
-    stored = UsageHour.objects.aggregate(**{f"sum_{name}": Sum(name, default=0) for name in SUMS})
-    return counted == {name: stored[f"sum_{name}"] for name in SUMS} and len(BUCKETS) == 12
+    return all(counted == summed(table) for table in TABLES) and len(BUCKETS) == 12
+
+
+def summed(table: type[Sums]) -> dict[str, Any]:
+    stored = table._default_manager.aggregate(**{f"sum_{name}": Sum(name, default=0) for name in SUMS})
+    return {name: stored[f"sum_{name}"] for name in SUMS}
 
 
 def wait_until(condition: Callable[[], object]) -> None:

@@ -90,6 +90,32 @@ def test_it_adds_up_days(get, traffic):
     assert column(line, "requests") == [2, 3]
 
 
+def test_it_adds_up_months(get, traffic):
+    (line,) = get(**{**PERIOD, "from": "2026-02-10", "to": "2026-04-01", "step": "month"})[1]["series"]
+
+    assert column(line, "time") == [f"2026-0{month}-01T00:00:00Z" for month in (2, 3, 4)]
+    assert column(line, "requests") == [0, 7, 0]
+
+
+def test_it_tells_how_requests_ended(get, traffic):
+    (line,) = get(**PERIOD)[1]["series"]
+
+    assert column(line, "outcomes") == [{"ok": 2}, {}, {"ok": 1, "timeout": 1}, {"refused": 1}]
+
+
+@pytest.mark.parametrize("step", ["day", "month"])
+@pytest.mark.parametrize("group_by", [None, "model"])
+@pytest.mark.parametrize("moment", ["10T22", "10T00", "09T00"])
+def test_days_and_the_hours_at_both_ends_say_what_hours_do(get, traffic, moment, step, group_by):
+    """Whatever part of a period is read from which table."""
+    query = {"from": f"2026-03-{moment}:00:00Z", **({"group_by": group_by} if group_by else {})}
+    for to in ("2026-03-11T02:00:00Z", "2026-03-12", "2026-03-13T05:00:00Z"):
+        summed = [get(**{**query, "to": to, "step": each})[1]["series"] for each in (step, "hour")]
+        assert len(summed[0]) == len(summed[1])
+        for name in ("requests", "errors", "tokens_total"):
+            assert [sum(column(line, name)) for line in summed[0]] == [sum(column(line, name)) for line in summed[1]]
+
+
 @pytest.mark.parametrize(
     ("group_by", "lines"),
     [

@@ -10,6 +10,7 @@ from django.db.models import Count, Sum
 
 from accounts.keyset import parse_keyset
 from accounts.models import Plan, ProxyKey, User
+from usage import rebuild
 from usage.models import ProxyRequest, UsageHour
 from vault.crypto import Unsealable
 from vault.models import ApiKey
@@ -28,7 +29,7 @@ class Command(BaseCommand):
         parser.add_argument("--compare", type=Path, metavar="FILE", help="Fail if the sums are not those in FILE.")
 
     def handle(self, *args: Any, **options: Any) -> str:
-        wrong = [*closed_api_keys(), *proxy_keys_without_pepper()]
+        wrong = [*closed_api_keys(), *proxy_keys_without_pepper(), *sums_that_differ()]
         sums = totals()
         for name, value in sums.items():
             self.stdout.write(f"{name:28} {value}")
@@ -64,6 +65,14 @@ def proxy_keys_without_pepper() -> list[str]:
         f"Proxy key {row} cannot be used: AIPROXY_PEPPERS has no pepper {bytes(row.verifier)[:1].hex() or 'for it'}."
         for row in lost.iterator(chunk_size=500)
         if not row.verifier or bytes(row.verifier)[0] not in known
+    ]
+
+
+def sums_that_differ() -> list[str]:
+    days = rebuild.days()
+    tables = rebuild.differing(days[0], days[-1] + rebuild.DAY) if days else []
+    return [
+        f"{table} does not add up to usage_hours: `manage.py rebuild_usage --check` tells the days." for table in tables
     ]
 
 

@@ -1,0 +1,43 @@
+"""Owns the one way in which many rows are written at once, on both databases. Knows no table."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from django.db import connection, models
+
+
+def insert(
+    model: type[models.Model], columns: Sequence[str], rows: Sequence[Sequence[Any]], conflict: str
+) -> list[tuple[Any, ...]]:
+    """`conflict`: what follows ON CONFLICT. What it returns is as the database has it."""
+    fields: list[Any] = [model._meta.get_field(name) for name in columns]
+    if connection.vendor == "postgresql":
+        # Columns as arrays: psycopg takes 80 ms to bind 500 rows of 24 parameters each. Of each kind without its
+        # width: a cast to varchar(20) would cut in silence what the INSERT refuses.
+        kinds = [field.db_type(connection).partition("(")[0] for field in fields]
+        source = f"SELECT * FROM unnest({', '.join(f'%s::{kind}[]' for kind in kinds)})"  # noqa: S608
+        parameters: list[Any] = [list(column) for column in zip(*rows, strict=True)]
+    else:
+        row = f"({', '.join(['%s'] * len(columns))})"
+        source = f"VALUES {', '.join([row] * len(rows))}"
+        adapt = [_adapter(field) for field in fields]
+        parameters = [a(v) if a else v for row in rows for a, v in zip(adapt, row, strict=True)]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {model._meta.db_table} ({', '.join(columns)}) {source} ON CONFLICT {conflict}", parameters
+        )
+        return cursor.fetchall() if cursor.description else []
+
+
+def insert_from(model: type[models.Model], columns: Sequence[str], query: "models.QuerySet[Any, Any]") -> None:
+    """What a query over other rows gives, `values_list` in the order of `columns`; it never leaves the database."""
+    sql, parameters = query.query.sql_with_params()
+    with connection.cursor() as cursor:
+        cursor.execute(f"INSERT INTO {model._meta.db_table} ({', '.join(columns)}) {sql}", parameters)
+
+
+def _adapter(field: Any) -> Callable[[Any], Any] | None:
+    """What turns a value into one that SQLite takes."""
+    if isinstance(field, models.UUIDField | models.DateTimeField | models.DecimalField):
+        return lambda value: field.get_db_prep_save(value, connection=connection)
+    return None

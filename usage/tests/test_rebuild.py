@@ -1,0 +1,96 @@
+"""Sums that are made anew are those that the shipper had added up."""
+
+import datetime as dt
+from decimal import Decimal
+from importlib import import_module
+from io import StringIO
+
+import pytest
+from django.apps import apps
+from django.core.management import CommandError, call_command
+from django.db import connection
+
+from accounts.ids import uuid7
+from usage import partitions, rebuild
+from usage.models import Outcome, ProxyRequest, TotalDay, TotalHour, UsageDay
+from usage.rollup import DERIVED, SUMS, TABLES
+from usage.rows import Row, store
+from usage.tests.conftest import an_end
+
+pytestmark = pytest.mark.django_db
+FIRST, LATENCIES = dt.datetime(2026, 3, 10, tzinfo=dt.UTC), (0, 100, 101, 250, 7_999, 120_000, 120_001)
+
+
+@pytest.fixture(autouse=True)
+def traffic():
+    """Two users, three days, every outcome, both sides of bucket bounds, costs known and unknown."""
+    partitions.ensure(connection, [partitions.month_of(FIRST)])
+    users, ends = [uuid7(), uuid7()], []
+    for number, outcome in enumerate([*Outcome, *[Outcome.OK] * len(LATENCIES)]):
+        moment = FIRST + dt.timedelta(hours=5 * number, minutes=number)
+        fields = {
+            "outcome": outcome.value,
+            "latency_ms": LATENCIES[number % len(LATENCIES)],
+            "user_id": users[number % 2],
+        }
+        cost = Decimal(f"0.{number + 1:08}") if number % 3 else None
+        ends.append(an_end(uuid7(int(moment.timestamp() * 1000)), model=f"m{number % 3}", cost=cost, **fields))
+    store([Row(end, "test") for end in ends], lambda step: None)
+
+
+def contents(tables=TABLES):
+    return {
+        table: sorted(table._default_manager.values_list(*TABLES[table], *SUMS), key=str) for table in tables
+    }  # fmt: skip
+
+
+def command(**options):
+    out = StringIO()
+    call_command("rebuild_usage", stdout=out, **options)
+    return out.getvalue().strip()
+
+
+def test_it_tells_errors_apart(traffic):
+    (row,) = TotalDay.objects.filter(errors_timeout__gt=0).values("errors", "errors_timeout", "model")
+    assert row == {"errors": row["errors"], "errors_timeout": 1, "model": "m0"}
+    assert UsageDay.objects.count() > TotalDay.objects.count() < TotalHour.objects.count()
+
+
+@pytest.mark.parametrize("from_log", [False, True])
+def test_it_makes_the_sums_that_the_shipper_made(from_log):
+    before = contents()
+    for table in TABLES if from_log else DERIVED:
+        table._default_manager.update(errors=99, errors_timeout=7, latency_100=3)
+    TotalHour.objects.all().delete()
+    assert command(since="2026-03-10", until="2026-03-13", from_log=from_log) == "Made the sums of 4 days anew."
+    assert contents() == before
+
+
+def test_it_makes_nothing_of_a_log_that_has_lost_rows():
+    before = contents()
+    ProxyRequest.objects.before(dt.date(2026, 3, 11)).delete()
+    with pytest.raises(CommandError, match="2026-03-10: 0 requests in the log, 5 in the sums"):
+        command(since="2026-03-10", until="2026-03-10", from_log=True)
+    assert contents() == before
+
+
+def test_it_says_which_days_do_not_add_up():
+    assert command(check=True) == "The sums of 4 days agree."
+    UsageDay.objects.filter(day=FIRST + rebuild.DAY).update(requests=99)
+    with pytest.raises(CommandError, match="2026-03-11: usage_days"):
+        command(check=True)
+    command(since="2026-03-11", until="2026-03-11")
+    assert command(check=True) == "The sums of 4 days agree."
+
+
+def test_the_migration_fills_the_new_tables():
+    before = contents()
+    for table in DERIVED:
+        table._default_manager.all().delete()
+    import_module("usage.migrations.0005_fill_days_and_totals").fill(apps, None)
+    assert contents() == before
+
+
+def test_it_refuses_what_is_no_day():
+    with pytest.raises(CommandError, match="ISO 8601"):
+        command(since="yesterday")
