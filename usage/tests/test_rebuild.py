@@ -87,7 +87,7 @@ def test_the_migration_fills_the_new_tables():
     before = contents()
     for table in DERIVED:
         table._default_manager.all().delete()
-    import_module("usage.migrations.0005_fill_days_and_totals").fill(apps, None)
+    import_module("usage.migrations.0006_fill_days_and_totals").fill(apps, None)
     assert contents() == before
 
 

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('usage', '0003_log_search'),
+        ('usage', '0004_limit_notices'),
     ]
 
     operations = [

@@ -16,6 +16,6 @@ def fill(apps, schema_editor):
 class Migration(migrations.Migration):
     atomic = False
 
-    dependencies = [("usage", "0004_days_and_totals")]
+    dependencies = [("usage", "0005_days_and_totals")]
 
     operations = [migrations.RunPython(fill, migrations.RunPython.noop)]
