@@ -4,20 +4,19 @@ import functools
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
-from django.apps import apps
 from django.contrib.auth.hashers import make_password
 from django.db import connections
-from django.db.models.signals import post_migrate
+from django.test import TransactionTestCase
+from pytest_django import DjangoDbBlocker
 from rest_framework.test import APIClient
 
 from accounts.models import User
+from tests.emptying import Emptying
 
 PASSWORD = "correct horse battery"
 
@@ -103,52 +102,17 @@ def django_db_modify_db_settings() -> None:
 
 
 @pytest.fixture(scope="session")
-def django_db_setup(django_db_setup: None) -> Iterator[None]:
+def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
     connection = connections["default"]
-    post_migrate.connect(_make_plans_and_roles, sender=apps.get_app_config("staff"))
-    _empty_audit_log_too(connection)
-    if connection.vendor != "postgresql":
+    with django_db_blocker.unblock():
+        empty = Emptying(connection)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", lambda _: empty())
         yield
-        return
-    _empty_tables_by_delete(connection.ops)
-    yield
-    # PostgreSQL drops no database that a thread of some test still has open.
-    with psycopg.connect(os.environ["TEST_DATABASE_URL"], autocommit=True) as server:
-        name = connection.settings_dict["NAME"]
-        server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
-
-
-def _make_plans_and_roles(**_: object) -> None:
-    """After each test that commits, its tables are emptied: whoever comes next finds what the migrations put there."""
-    import_module("accounts.migrations.0002_plans").make_plans(apps, connections["default"].schema_editor())
-    import_module("staff.migrations.0002_roles").make_roles(apps, connections["default"].schema_editor())
-    import_module("staff.migrations.0003_reset_mail").let_roles_send(apps, connections["default"].schema_editor())
-
-
-def _empty_audit_log_too(connection: Any) -> None:
-    """After a test that commits, the database may forget what it must not forget otherwise."""
-    guard = import_module("audit.migrations.0002_append_only")
-    flush = connection.ops.execute_sql_flush
-
-    def execute_sql_flush(statements: list[str]) -> None:
-        undo, again = (guard.POSTGRES_UNDO, guard.POSTGRES) if connection.vendor == "postgresql" else (
-            guard.SQLITE_UNDO, guard.SQLITE)  # fmt: skip
-        flush([*undo, *statements, *again])
-
-    connection.ops.execute_sql_flush = execute_sql_flush
-
-
-def _empty_tables_by_delete(operations: Any) -> None:
-    """TRUNCATE makes new files for every table and index: half a second after each test that commits, DELETE 10 ms."""
-    truncate = operations.sql_flush
-
-    def sql_flush(style: Any, tables: list[str], *, reset_sequences: bool = False, **options: Any) -> list[str]:
-        if reset_sequences:
-            return truncate(style, tables, reset_sequences=True, **options)
-        # Django's foreign keys are checked at the commit, so the order is free.
-        return [f"DELETE FROM {operations.quote_name(table)}" for table in tables]
-
-    operations.sql_flush = sql_flush
+    if connection.vendor == "postgresql":  # it drops no database that a thread of some test still has open
+        with psycopg.connect(os.environ["TEST_DATABASE_URL"], autocommit=True) as server:
+            name = connection.settings_dict["NAME"]
+            server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
 
 
 @pytest.hookimpl(wrapper=True)

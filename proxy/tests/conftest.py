@@ -88,7 +88,7 @@ async def address(plane: DataPlane) -> AsyncIterator[tuple[str, int]]:
 async def client(address, proxy_key) -> AsyncIterator[httpx.AsyncClient]:
     headers = {"authorization": f"Bearer {proxy_key[1]}"}
     async with httpx.AsyncClient(
-        base_url=f"http://{address[0]}:{address[1]}", headers=headers, timeout=20, trust_env=False
+        base_url=f"http://{address[0]}:{address[1]}", headers=headers, timeout=20, trust_env=False, verify=False
     ) as client:
         yield client
 
