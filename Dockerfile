@@ -22,7 +22,9 @@ ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     AIPROXY_DATA_DIR=/data
-RUN groupadd --gid 10001 aiproxy \
+# Nothing that installs packages: who gets in finds no tool, and the base image's own versions need no patches.
+RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3.*/ensurepip /usr/local/lib/python3.*/site-packages/* \
+    && groupadd --gid 10001 aiproxy \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin aiproxy \
     && install --directory --owner=10001 --group=10001 --mode=0700 /data
 COPY --from=packages /venv /venv

@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: bench bench-admin clients coverage load-test help run test faults lint format lock prices clean
+.PHONY: bench bench-admin clients coverage image-test load-test help run test faults lint format lock prices clean
 MAKEFLAGS += --no-print-directory
 
 # The first that is new enough: `make PYTHON=…` overrules it.
@@ -15,7 +15,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet --require-hashes
 PRODUCTION := $(PY) -m tests.production_env $(CURDIR)/$(PY)
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: .venv/.prod ## Start a demo at 127.0.0.1:8000 (HOST, PORT, DATABASE_URL, REDIS_URL and AIPROXY_* are honoured)
 	@exec $(PY) manage.py quickstart
@@ -33,6 +33,10 @@ coverage: .venv/.dev ## Run the tests and list the lines that none reaches; fail
 	@$(BIN)/coverage run -m $(PYTEST) --database postgres
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
+
+# Fetches packages, and mounts: on Linux, as root.
+image-test: .venv/.dev ## Run the Dockerfile's steps without an engine, and compose.yaml's services in what they make
+	@$(PY) -m pytest --quiet -m image --database postgres -o faulthandler_timeout=900 tests/test_image.py
 
 REQUESTS ?= 1000000
 bench-admin: .venv/.dev ## Measure the back-office on a throw-away PostgreSQL of made-up traffic (REQUESTS=1000000, BENCH_ARGS)

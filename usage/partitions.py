@@ -68,6 +68,23 @@ def ensure(connection: BaseDatabaseWrapper, months: Iterable[dt.date]) -> list[d
     return missing
 
 
+def add_index(connection: BaseDatabaseWrapper, name: str, definition: str) -> None:
+    """An index of all months, made while rows are written: for migrations with `atomic = False`. May be repeated.
+
+    `definition` is what follows the table's name in CREATE INDEX. PostgreSQL makes none of a partitioned table
+    concurrently, so each month gets its own; the whole one is valid once all are attached.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE INDEX IF NOT EXISTS {name} ON ONLY {TABLE} {definition}")
+        for month in attached(connection):
+            part = f"{name}_{month:%Y_%m}"
+            cursor.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", [part])
+            if cursor.fetchone() == (False,):  # left by one that was interrupted
+                cursor.execute(f"DROP INDEX CONCURRENTLY {part}")
+            cursor.execute(f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {part} ON {name_of(month)} {definition}")
+            cursor.execute(f"ALTER INDEX {name} ATTACH PARTITION {part}")
+
+
 def attached(connection: BaseDatabaseWrapper) -> list[dt.date]:
     """The months that take rows, oldest first."""
     return [month for month, pending in _inherited(connection) if pending is False]

@@ -1,0 +1,56 @@
+"""`manage.py migrate`: Django's, but one that waits for a lock never makes everybody else wait behind it."""
+
+import time
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+from django.core.management.commands import migrate
+from django.db import OperationalError, connections
+from psycopg.errors import LockNotAvailable
+
+PATIENCE = 5.0  # seconds
+TRIES = 12
+
+
+class Command(migrate.Command):
+    """A migration that is undone half way is begun again: each is one transaction, or can be repeated."""
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--lock-timeout", type=float, default=PATIENCE, metavar="SECONDS",
+            help="How long a statement waits for a lock, and everybody else behind it (default: %(default)s); it is "
+            f"tried {TRIES} times. PostgreSQL only.",
+        )  # fmt: skip
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if options["lock_timeout"] <= 0:
+            raise CommandError("--lock-timeout: more than 0 seconds.")
+        for left in range(TRIES - 1, -1, -1):
+            try:
+                self._migrate(*args, **options)
+                return
+            except OperationalError as error:
+                if not isinstance(error.__cause__, LockNotAvailable):
+                    raise
+                if not left:
+                    raise CommandError(
+                        f"No lock within {options['lock_timeout']:g} s, {TRIES} times over. Something holds its table "
+                        "for long: see pg_stat_activity, end that, and run this again; what is applied stays applied."
+                    ) from error
+                self.stderr.write(f"No lock within {options['lock_timeout']:g} s; trying again in as many …")
+                time.sleep(options["lock_timeout"])  # whoever waited behind us goes first
+
+    def _migrate(self, *args: Any, **options: Any) -> None:
+        connection = connections[options["database"]]
+        if connection.vendor != "postgresql":
+            super().handle(*args, **options)
+            return
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('lock_timeout', %s, false)", [f"{options['lock_timeout']}s"])
+        try:
+            super().handle(*args, **options)
+        finally:
+            if not connection.needs_rollback:
+                with connection.cursor() as cursor:
+                    cursor.execute("RESET lock_timeout")
