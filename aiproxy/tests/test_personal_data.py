@@ -13,6 +13,9 @@ from audit.models import Event
 from proxy.policy import read_policy
 from usage import export
 from usage.models import ProxyRequest, UsageDay, UsageHour
+from usage.rows import Row
+from usage.rows import store as store_rows
+from usage.tests.conftest import an_end
 from vault import store
 from vault.models import ApiKey
 from vault.secret import Secret
@@ -65,6 +68,20 @@ def test_it_keeps_the_requests_with_nothing_that_leads_to_anybody(api, owner, st
     assert len({(row.user_id, row.proxy_key_id) for row in left}) == 1
     other.refresh_from_db()
     assert (other.user_id, other.error_message) == (stranger.pk, "of theirs")
+
+
+def test_requests_that_are_shipped_later_lead_to_nobody_either(api, owner, stranger, key, password):
+    ids = {"user_id": owner.pk, "proxy_key_id": key.pk, "api_key_id": uuid7()}
+    ends = [an_end(**ids, error_message="of theirs", provider_request_id="req_1") for _ in range(2)]
+    other = an_end(user_id=stranger.pk, error_message="of mine")
+    known = [*map(str, ids.values()), "of theirs", "req_1"]
+    assert delete(api(owner), password).status_code == 204
+    for _ in range(2):  # as when a shipper dies before it has removed the segment
+        store_rows([Row(end, "w") for end in (*ends, other)], lambda step: None)
+    said = str([[*table.objects.values()] for table in (ProxyRequest, UsageHour, UsageDay)])
+    assert not [word for word in known if word in said] and "of mine" in said
+    assert UsageDay.objects.exclude(user_id=stranger.pk).get().requests == 2
+    assert ProxyRequest.objects.get(pk=other.id).user_id == stranger.pk
 
 
 def test_it_forgets_failed_sign_ins_too(api, owner, password):

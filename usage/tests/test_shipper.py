@@ -10,6 +10,7 @@ import pytest
 from django.db import DataError, OperationalError, connection
 
 from accounts.ids import uuid7
+from accounts.models import User
 from usage import delivery
 from usage.models import Outcome, ProxyRequest, UsageHour
 from usage.records import encode
@@ -24,6 +25,7 @@ class Crash(BaseException):
 
 
 def test_it_ships_an_ended_exchange_as_one_row(journal, directory):
+    User.objects.create(pk=USER, email="owner@example.com", plan_id="free")
     id = exchange(journal, model="gpt-4o", tokens_cached=3)
 
     assert Shipper(directory).run_once() == 1
