@@ -43,6 +43,7 @@ class PlanAdmin(BackOffice, PlanModelAdmin):
     list_display = [
         "code",
         "name",
+        "price",
         "rpm",
         "tpm",
         "max_parallel",

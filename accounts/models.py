@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, Group, PermissionsMixin
 from django.core.exceptions import ValidationError
+from django.core.validators import MinValueValidator
 from django.db import models, transaction
 from django.db.models.functions import Lower
 from django.db.models.signals import post_delete
@@ -53,7 +54,7 @@ class Epochal(models.Model):
 
 
 @watch(
-    *("name", "rpm", "tpm", "max_parallel", "rpd", "tpd", "tokens_month", "max_api_keys", "max_proxy_keys"),
+    *("name", "price", "rpm", "tpm", "max_parallel", "rpd", "tpd", "tokens_month", "max_api_keys", "max_proxy_keys"),
     ignored=["epoch"],
 )
 class Plan(Epochal):
@@ -61,6 +62,14 @@ class Plan(Epochal):
 
     code = models.SlugField(primary_key=True, max_length=32, help_text="Short name, as in `free`.")
     name = models.CharField(max_length=80, help_text="Name shown to users.")
+    price = models.DecimalField(
+        max_digits=8,
+        decimal_places=2,
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(0)],
+        help_text="US dollars a month, as the landing page says; empty: by agreement.",
+    )
     rpm = models.PositiveIntegerField(null=True, blank=True, help_text="Requests a minute, all keys together.")
     tpm = models.PositiveIntegerField(null=True, blank=True, help_text="Tokens a minute, all keys together.")
     max_parallel = models.PositiveIntegerField(

@@ -1,14 +1,11 @@
-"""Owns the two entrances (the landing page for people, the list of endpoints for programs) and how pages look."""
+"""Owns the entrance for programs, the list of endpoints, and how pages look."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from django.conf import settings
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.http import HttpRequest
 from django.urls import URLPattern, URLResolver
-from django.views.decorators.http import require_safe
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework.permissions import AllowAny
@@ -17,14 +14,6 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 Routes = list[URLPattern | URLResolver]
-
-
-@require_safe
-def landing(request: HttpRequest) -> HttpResponse:
-    # one that was moved is not for everybody to find
-    is_open = settings.AIPROXY_ADMIN_PATH == "admin" and not settings.AIPROXY_ADMIN_HOST
-    context = {"origin": request.build_absolute_uri("/").rstrip("/"), "back_office": is_open}
-    return render(request, "landing.html", context)
 
 
 def appearance(request: HttpRequest) -> dict[str, str]:

@@ -5,7 +5,7 @@ from django.contrib import admin
 from django.urls import include, path
 
 from accounts.pages import ResetPage, StopLimitMailsPage, VerifyPage
-from aiproxy import health, metrics, openapi, pages, personal_data, sessions
+from aiproxy import health, landing, metrics, openapi, pages, personal_data, sessions
 
 API: pages.Routes = [
     path("", include("accounts.urls")),
@@ -17,7 +17,10 @@ API: pages.Routes = [
 ]
 
 urlpatterns = [
-    path("", pages.landing, name="landing"),
+    path("", landing.page, name="landing"),
+    path("robots.txt", landing.robots, name="robots"),
+    path("sitemap.xml", landing.sitemap, name="sitemap"),
+    path("favicon.ico", landing.favicon, name="favicon"),
     path("api", pages.ApiRoot.as_view(routes=API), name="api-root"),
     *API,
     path("openapi.json", openapi.description, {"form": "json"}, name="openapi-json"),
