@@ -4,7 +4,6 @@ from typing import Any
 from uuid import UUID
 
 from django.core.exceptions import ValidationError as DjangoValidationError
-from django.db import transaction
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework import generics, status
@@ -13,9 +12,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework_simplejwt.tokens import Token
 
-from accounts import links, mail, tokens
+from accounts import links, mail, own, tokens
 from accounts.api import Open, validated
-from accounts.errors import Conflict
 from accounts.models import SignIn, User
 from accounts.pagination import Keyset
 from accounts.serializers import (
@@ -27,8 +25,6 @@ from accounts.serializers import (
     TokenSerializer,
 )
 from accounts.throttles import LoginThrottle, MailThrottle, RecipientThrottle
-from audit.models import Action
-from audit.trail import record
 
 
 def _sent(text: str) -> Response:
@@ -48,10 +44,7 @@ class Verification(generics.GenericAPIView[Any]):
     )
     def post(self, request: Request) -> Response:
         validated(self, request)
-        assert isinstance(request.user, User)
-        if request.user.email_verified:
-            raise Conflict("Your address is verified already.")
-        mail.send_verification(request._request, request.user)
+        own.send_verification(request)
         return _sent("A link is on its way to your address. It is good for three days.")
 
 
@@ -133,6 +126,4 @@ class SignInDetail(OwnSignIns, generics.RetrieveDestroyAPIView[SignIn]):
     lookup_field = "id"
 
     def perform_destroy(self, instance: SignIn) -> None:
-        with transaction.atomic():
-            if tokens.end(instance.pk):
-                record(Action.REVOKE, instance)
+        tokens.end_by_hand(instance)

@@ -2,23 +2,20 @@
 
 from typing import Any
 
-from django.conf import settings
-from django.contrib.auth import logout, update_session_auth_hash
-from django.db import IntegrityError, transaction
+from django.contrib.auth import logout
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework import generics, status
 from rest_framework.authentication import BaseAuthentication
-from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated, ValidationError
+from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 from rest_framework_simplejwt.tokens import Token
 
-from accounts import keys, mail, tokens
+from accounts import keys, own, tokens
 from accounts.authentication import CHALLENGE
-from accounts.errors import Conflict
 from accounts.lockout import check_password
 from accounts.models import ProxyKey, User
 from accounts.pagination import Keyset
@@ -72,16 +69,7 @@ class Signup(Open):
     @extend_schema(operation_id="signUp", summary="Sign up", responses={201: SignedInSerializer})
     def post(self, request: Request) -> Response:
         data = validated(self, request)
-        taken = Conflict({"email": ["There is an account with this e-mail address. Sign in instead."]})
-        if User.objects.filter(email=data["email"]).exists():
-            raise taken
-        try:
-            with transaction.atomic():
-                user = User.objects.create_user(data["email"], data["password"])
-        except IntegrityError as error:
-            raise taken from error
-        if settings.EMAIL_URL:
-            mail.send_verification(request._request, user)
+        user = own.sign_up(request, data["email"], data["password"])
         return _secret_response(_signed_in(request, user, tokens.sign_in(user)), status.HTTP_201_CREATED)
 
 
@@ -154,13 +142,7 @@ class Password(generics.GenericAPIView[Any]):
     @extend_schema(operation_id="changePassword", summary="Change the password", responses=PasswordChangedSerializer)
     def post(self, request: Request) -> Response:
         data = validated(self, request)
-        assert isinstance(request.user, User)
-        user = check_password(request, request.user.email, data["current"])
-        if user is None:
-            raise ValidationError({"current": ["Wrong password."]})
-        revoked = user.change_password(data["new"])
-        if not isinstance(request.auth, Token) and request.session.session_key:
-            update_session_auth_hash(request, user)  # keeps the browser that did it signed in
+        user, revoked = own.change_password(request, data["current"], data["new"])
         answer = _signed_in(request, user, tokens.sign_in(user))
         return _secret_response({**answer, "proxy_keys_revoked": revoked})
 
@@ -204,10 +186,7 @@ class ProxyKeyDetail(OwnProxyKeys, generics.RetrieveUpdateDestroyAPIView[ProxyKe
 
     def perform_update(self, serializer: BaseSerializer[ProxyKey]) -> None:
         assert isinstance(serializer.instance, ProxyKey)
-        try:
-            serializer.instance.change(**serializer.validated_data)
-        except keys.KeyRevoked as error:
-            raise Conflict(str(error)) from error
+        serializer.instance.change(**serializer.validated_data)
 
     def perform_destroy(self, instance: ProxyKey) -> None:
         instance.revoke()

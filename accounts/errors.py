@@ -12,7 +12,7 @@ from rest_framework.views import exception_handler as drf_exception_handler
 from accounts.authentication import CHALLENGE
 from accounts.epoch import EpochNotPublished
 from accounts.hashers import HashingBusy
-from accounts.keys import AccountChanged, PlanLimitReached
+from accounts.keys import AccountChanged, KeyRevoked, PlanLimitReached
 from accounts.mail import MailNotConfigured
 
 
@@ -43,6 +43,7 @@ _ANSWERS: dict[type[Exception], Callable[[Exception], exceptions.APIException]] 
     EpochNotPublished: lambda error: ServiceUnavailable(str(error), code="workers_not_told"),
     HashingBusy: _busy,
     PlanLimitReached: lambda error: Conflict(str(error), code="plan_limit"),
+    KeyRevoked: lambda error: Conflict(str(error)),
     AccountChanged: _signed_out,
     MailNotConfigured: lambda error: ServiceUnavailable(str(error), code="no_mail"),
     # a body of a hundred thousand brackets; json's ValueErrors are DRF's own business
@@ -50,10 +51,15 @@ _ANSWERS: dict[type[Exception], Callable[[Exception], exceptions.APIException]] 
 }
 
 
+def as_answer(error: Exception) -> Exception:
+    """The API's error for one of this app's; any other as it is."""
+    answer = _ANSWERS.get(type(error))
+    return answer(error) if answer else error
+
+
 def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | None:
     """DRF's EXCEPTION_HANDLER: the exceptions of this app become answers, the rest is DRF's."""
-    answer = _ANSWERS.get(type(exc))
-    return drf_exception_handler(answer(exc) if answer else exc, context)
+    return drf_exception_handler(as_answer(exc), context)
 
 
 class PlainAnswers:

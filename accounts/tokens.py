@@ -12,6 +12,7 @@ from uuid import UUID
 
 from django.contrib.auth.models import update_last_login
 from django.core.exceptions import ValidationError
+from django.db import transaction
 from django.utils import timezone
 from rest_framework_simplejwt.authentication import JWTAuthentication
 from rest_framework_simplejwt.exceptions import InvalidToken, TokenError
@@ -74,6 +75,13 @@ def rotate(encoded: str) -> tuple[User, Pair]:
 def end(family: UUID) -> bool:
     """Whether it was still going on."""
     return SignIn.objects.filter(pk=family, ended_at=None).update(ended_at=timezone.now()) > 0
+
+
+def end_by_hand(sign_in: SignIn) -> None:
+    """By its owner, who looked at the list."""
+    with transaction.atomic():
+        if end(sign_in.pk):
+            record(Action.REVOKE, sign_in)
 
 
 def end_by_refresh(encoded: str) -> None:

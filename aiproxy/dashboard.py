@@ -15,8 +15,9 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts.models import User
-from aiproxy import charts, health
-from usage import periods, queries
+from aiproxy import health
+from usage import charts, periods, queries
+from usage.figures import compact, dollars, milliseconds
 
 PERIODS = {"24h": ("24 hours", 24, "hour"), "7d": ("7 days", 168, "hour"), "30d": ("30 days", 720, "day")}
 METRICS = {"requests": "Requests", "errors": "Errors", "tokens_total": "Tokens", "cost": "Cost"}
@@ -189,25 +190,3 @@ def _named(spenders: list[queries.Spender], links: Links) -> list[dict[str, Any]
         {**user._asdict(), "email": emails.get(user.user_id, ""), "url": links.log(user=user.user_id)}
         for user in spenders
     ]
-
-
-def compact(number: Any) -> str:
-    """At most three digits: 950, 12.3k, 4.56M."""
-    value = float(number or 0)
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size * 0.9995:
-            scaled = value / size
-            return f"{scaled:.3g}{unit}"
-    return f"{value:,.0f}" if value == int(value) else f"{value:,.2f}"
-
-
-def dollars(amount: Any) -> str:
-    if amount is None:
-        return "unknown"
-    return f"${amount:,.2f}" if amount < 10_000 else f"${compact(amount)}"
-
-
-def milliseconds(value: int | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,} ms" if value < 1_000 else f"{value / 1_000:.1f} s"

@@ -122,6 +122,7 @@ INSTALLED_APPS = [
     "vault.apps.VaultConfig",
     "proxy.apps.ProxyConfig",
     "usage.apps.UsageConfig",
+    "console.apps.ConsoleConfig",
     "staff.apps.StaffConfig",
 ]
 
@@ -285,7 +286,7 @@ X_FRAME_OPTIONS = "DENY"
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1 << 20
 
 LOGIN_URL = "/auth/session/login"
-LOGIN_REDIRECT_URL = "/api"
+LOGIN_REDIRECT_URL = "/console/"
 LOGOUT_REDIRECT_URL = "/"
 STATIC_URL = "/static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"

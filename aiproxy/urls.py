@@ -5,7 +5,8 @@ from django.contrib import admin
 from django.urls import include, path
 
 from accounts.pages import ResetPage, StopLimitMailsPage, VerifyPage
-from aiproxy import health, landing, metrics, openapi, pages, personal_data, sessions
+from aiproxy import health, landing, metrics, openapi, pages, sessions
+from console import personal_data
 
 API: pages.Routes = [
     path("", include("accounts.urls")),
@@ -23,6 +24,7 @@ urlpatterns = [
     path("favicon.ico", landing.favicon, name="favicon"),
     path("api", pages.ApiRoot.as_view(routes=API), name="api-root"),
     *API,
+    path("console/", include("console.urls")),
     path("openapi.json", openapi.description, {"form": "json"}, name="openapi-json"),
     path("openapi.yaml", openapi.description, {"form": "yaml"}, name="openapi-yaml"),
     path("docs", openapi.swagger, name="docs"),

@@ -87,9 +87,7 @@ class Limits(generics.GenericAPIView[ProxyKey]):
         assert isinstance(request.user, User)
         user = request.user
         keys = self.paginate_queryset(ProxyKey.objects.live().filter(user=user)) or []
-        limits = [plan_limit(user), *map(key_limit, keys)]
-        levels = _levels(limits)
-        plan, *of_keys = map(_shown, limits, levels or repeat(None))
+        levels, plan, of_keys = allowed(user, keys)
         shown = self.get_paginated_response(
             [
                 {"id": key.id, "name": key.name, "key_prefix": key.key_prefix, **allowed}
@@ -97,12 +95,20 @@ class Limits(generics.GenericAPIView[ProxyKey]):
             ]
         )
         shown.data = {
-            "levels": "current" if levels else "unknown",
+            "levels": levels,
             "plan": {"code": user.plan.code, **plan, "quotas": _quotas(user)},
             **shown.data,
         }
         shown["Cache-Control"] = "no-store"
         return shown
+
+
+def allowed(user: User, keys: Sequence[ProxyKey]) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
+    """Whether levels are `current` or `unknown`; what the plan allows, then each key; and what of it is left."""
+    limits = [plan_limit(user), *map(key_limit, keys)]
+    levels = _levels(limits)
+    plan, *of_keys = map(_shown, limits, levels or repeat(None))
+    return "current" if levels else "unknown", plan, of_keys
 
 
 def _levels(limits: Sequence[Limit]) -> list[Level] | None:

@@ -130,6 +130,11 @@ class ProxyRequest(models.Model):
     def __str__(self) -> str:
         return str(self.id)
 
+    @property
+    def is_error(self) -> bool:
+        """Whether sums count it as one."""
+        return self.outcome not in NOT_ERRORS
+
 
 def _count(help_text: str = "") -> "models.PositiveBigIntegerField[int, int]":
     return models.PositiveBigIntegerField(default=0, help_text=help_text)

@@ -46,17 +46,17 @@ class Summary:
 
 
 def summary(
-    user_id: UUID | None, since: dt.datetime, until: dt.datetime, group_by: str, *, rank: str = "requests"
+    user_id: UUID | None, since: dt.datetime, until: dt.datetime, group_by: str, *, rank: str = "requests", **only: Any
 ) -> Summary:
-    """The sums of one user, or of all with None, from the hour that `since` is in until before `until`.
+    """The sums of one user, or of all with None, from the hour that `since` is in until before `until`. `only` narrows
+    those of one user to a `model`, `provider` or `proxy_key_id`.
 
     Each has: requests, errors, tokens, `cost` (dollars; None: no cost is known), `unpriced` (requests whose cost is not
     known), mean and percentiles of the latency of complete requests (milliseconds; None: there were none).
     """
     since = _whole(since, "hour")
-    rows = [
-        (group, sums) for (group,), sums in _added_up(_parts(user_id, since, until, [group_by]), [group_by]).items()
-    ]
+    parts = _parts(user_id, since, until, [group_by], only)
+    rows = [(group, sums) for (group,), sums in _added_up(parts, [group_by]).items()]
     rows.sort(key=_earliest if group_by in BY_TIME else _most(rank))
     totals = {name: sum(sums[name] for _, sums in rows) for name in SUMS}
     groups = [{group_by: group, **_present(sums)} for group, sums in rows]
@@ -64,12 +64,16 @@ def summary(
 
 
 def _parts(
-    user_id: UUID | None, since: dt.datetime, until: dt.datetime, groups: Sequence[str] = ()
+    user_id: UUID | None,
+    since: dt.datetime,
+    until: dt.datetime,
+    groups: Sequence[str] = (),
+    only: Mapping[str, Any] | None = None,
 ) -> list[QuerySet[Any]]:
     """The rows of a period, from whole hours on: its whole days by the day, its ends by the hour."""
     of_all = user_id is None and not {"key", "user_id"} & set(groups)
     hours, days = (TotalHour, TotalDay) if of_all else (UsageHour, UsageDay)
-    of_user = {} if user_id is None else {"user_id": user_id}
+    of_user = {**(only or {}), **({} if user_id is None else {"user_id": user_id})}
     day, last = _whole(since, "day"), _whole(until, "day")
     if "hour" in groups or last <= day:
         return [hours._default_manager.filter(hour__gte=since, hour__lt=until, **of_user).order_by()]
@@ -182,13 +186,21 @@ def lines(user_id: UUID, since: dt.datetime, until: dt.datetime, step: str) -> l
 
 
 def grouped_lines(
-    user_id: UUID, since: dt.datetime, until: dt.datetime, step: str, *, group_by: str, rank: str, most: int
+    user_id: UUID,
+    since: dt.datetime,
+    until: dt.datetime,
+    step: str,
+    *,
+    group_by: str,
+    rank: str,
+    most: int,
+    **only: Any,
 ) -> list[Line]:
     """A line for each of the `most` first groups, in order, and then one of all others, if there are any.
 
     The database folds the others: what it answers is bounded, however many models there are.
     """
-    parts = _parts(user_id, _whole(since, "hour"), until, [step])
+    parts = _parts(user_id, _whole(since, "hour"), until, [step], only)
     ranked = _added_up(parts, [group_by], [*{rank, "requests"}])
     top = sorted(((group, sums) for (group,), sums in ranked.items()), key=_most(rank))[:most]
     column = _COLUMNS[group_by]
@@ -200,8 +212,13 @@ def grouped_lines(
 
 
 def _line(name: Any, rows: Mapping[dt.datetime, Mapping[str, Any]], times: Iterator[dt.datetime]) -> Line:
-    nothing = _present(dict.fromkeys(SUMS, 0))
-    return Line(name, [{"time": time, **(_present(rows[time]) if time in rows else nothing)} for time in times])
+    none = nothing()
+    return Line(name, [{"time": time, **(_present(rows[time]) if time in rows else none)} for time in times])
+
+
+def nothing() -> dict[str, Any]:
+    """The sums of no requests at all."""
+    return _present(dict.fromkeys(SUMS, 0))
 
 
 class Point(NamedTuple):

@@ -127,10 +127,10 @@ class OwnKeys(generics.GenericAPIView[ApiKey]):
         return super().dispatch(*args, **kwargs)
 
     def handle_exception(self, exc: Exception) -> Response:
-        return super().handle_exception(_as_answer(exc))
+        return super().handle_exception(as_answer(exc))
 
 
-def _as_answer(error: Exception) -> Exception:
+def as_answer(error: Exception) -> Exception:
     """The API's error for one of the vault's; any other as it is."""
     if isinstance(error, ObjectDoesNotExist):  # deleted meanwhile, or its owner
         return NotFound()

@@ -1,4 +1,4 @@
-"""Owns what templates of the back-office need beside their context: numbers in words, and what a user's page shows of
+"""Owns what templates of the back-office need beside their context: all of `figures`, and what a user's page shows of
 apps that know nothing of each other."""
 
 import datetime as dt
@@ -9,26 +9,14 @@ from django.template.context import Context
 from django.utils import timezone
 
 from accounts.models import ProxyKey, User
-from aiproxy import charts, dashboard
-from usage import queries
+from usage import charts, queries
+from usage.templatetags import figures
 from vault.models import ApiKey
 
 register = template.Library()
-register.filter("compact", dashboard.compact)
-register.filter("dollars", dashboard.dollars)
-register.filter("milliseconds", dashboard.milliseconds)
+register.filters.update(figures.register.filters)
 
 _DAYS = 30
-
-
-@register.filter
-def percent(share: float) -> str:
-    return f"{share:.1%}"
-
-
-@register.filter
-def amount(value: float, money: bool) -> str:
-    return dashboard.dollars(value) if money else dashboard.compact(value)
 
 
 @register.filter

@@ -13,8 +13,7 @@ from django.utils import timezone
 
 from accounts.ids import uuid7
 from accounts.models import User
-from aiproxy import charts, dashboard
-from usage import rebuild
+from usage import charts, figures, rebuild
 from usage.models import UsageHour
 from usage.rollup import DERIVED
 
@@ -183,4 +182,4 @@ def test_an_axis_ends_at_a_number_that_reads_well(value, top):
     [(0, "0"), (950, "950"), (0.256, "0.26"), (1000, "1k"), (12_345, "12.3k"), (4_560_000, "4.56M")],
 )
 def test_numbers_are_short(value, text):
-    assert dashboard.compact(value) == text
+    assert figures.compact(value) == text

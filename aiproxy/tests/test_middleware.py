@@ -188,14 +188,14 @@ def test_it_opens_a_session_by_email(owner):
     response = client.post(
         "/auth/session/login", {"username": "OWNER@example.com", "password": "correct horse battery"}
     )
-    assert (response.status_code, response.headers["Location"]) == (302, "/api")
+    assert (response.status_code, response.headers["Location"]) == (302, "/console/")
     assert client.get("/auth/me").json()["email"] == owner.email
 
 
 @pytest.mark.django_db
 def test_it_does_not_redirect_elsewhere_after_the_login(owner):
     form = {"username": owner.email, "password": "correct horse battery", "next": "https://evil.example.org/"}
-    assert Client().post("/auth/session/login", form).headers["Location"] == "/api"
+    assert Client().post("/auth/session/login", form).headers["Location"] == "/console/"
 
 
 @pytest.mark.django_db

@@ -13,14 +13,13 @@ from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import generics, status
-from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.throttling import UserRateThrottle
 from rest_framework.views import APIView
 
+from accounts import own
 from accounts.errors import Conflict
-from accounts.lockout import check_password
 from accounts.models import ProxyKey, SignIn, User
 from accounts.serializers import PasswordField, ProxyKeySerializer, SignInSerializer, UserSerializer
 from accounts.strict import StrictSerializerMixin
@@ -33,8 +32,6 @@ from usage import export, queries
 from usage.models import ProxyRequest, UsageDay, UsageHour
 from vault.api import ApiKeySerializer
 from vault.models import ApiKey
-
-_OURS = {"user_id", "writer"}
 
 
 class ExportThrottle(UserRateThrottle):
@@ -65,7 +62,8 @@ def _document(user: User) -> Iterator[str]:
     comma = ""
     for page in export.pages(ProxyRequest.objects.of_user(user.pk)):
         rows = (
-            {name: value for name, value in zip(export.FIELDS, row, strict=True) if name not in _OURS} for row in page
+            {name: value for name, value in zip(export.FIELDS, row, strict=True) if name not in export.OURS}
+            for row in page
         )
         yield comma + ",\n".join(json.dumps(row, cls=DjangoJSONEncoder) for row in rows)
         comma = ",\n"
@@ -99,15 +97,17 @@ class Delete(generics.GenericAPIView[Any]):
     def post(self, request: Request) -> Response:
         serializer = self.get_serializer(data=request.data)
         serializer.is_valid(raise_exception=True)
-        assert isinstance(request.user, User)
-        user = check_password(request, request.user.email, serializer.validated_data["password"])
-        if user is None:
-            raise ValidationError({"password": ["Wrong password."]})
-        if user.is_staff or user.is_superuser:
-            raise Conflict("This account may enter the back-office: another member of staff has to delete it.")
-        delete_account(user)
-        logout(request)
+        leave(request, serializer.validated_data["password"])
         return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+def leave(request: Request, password: str) -> None:
+    """Deletes the account of whoever asks, once they have shown their password again."""
+    user = own.confirmed(request, password)
+    if user.is_staff or user.is_superuser:
+        raise Conflict("This account may enter the back-office: another member of staff has to delete it.")
+    delete_account(user)
+    logout(request)
 
 
 def delete_account(user: User) -> None:
