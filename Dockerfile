@@ -4,8 +4,10 @@ ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM ${PYTHON_IMAGE} AS packages
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /venv
-COPY requirements/prod.txt /tmp/prod.txt
-RUN /venv/bin/pip install --require-hashes --only-binary :all: --compile -r /tmp/prod.txt \
+# otel: with what AIPROXY_OTLP_ENDPOINT needs.
+ARG REQUIREMENTS=prod
+COPY requirements/${REQUIREMENTS}.txt /tmp/requirements.txt
+RUN /venv/bin/pip install --require-hashes --only-binary :all: --compile -r /tmp/requirements.txt \
     && /venv/bin/pip uninstall --yes pip setuptools
 
 FROM packages AS static

@@ -70,7 +70,7 @@ format: .venv/.dev ## Put the code in order
 
 # Hashes of every platform's files, and no address of an index: the files hold wherever packages come from.
 lock: .venv/.dev ## Pin requirements/*.in anew (UPGRADE=1: to the newest versions)
-	cd requirements && for name in base prod dev; do \
+	cd requirements && for name in base prod otel dev; do \
 		../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 			--no-header $(if $(UPGRADE),--upgrade) --output-file $$name.txt $$name.in || exit 1; done
 	@$(MAKE) .venv/.dev && $(PY) -m tests.licences > docs/licences.md

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,21 @@ def check_workers(**_: Any) -> list[CheckMessage]:
         message = "Several workers on SQLite: their writes wait for each other."
         found.append(Warning(message, "Use PostgreSQL: set DATABASE_URL.", id="aiproxy.W015"))
     return found
+
+
+@register(TAG)
+def check_telemetry(**_: Any) -> list[CheckMessage]:
+    endpoint = settings.AIPROXY_OTLP_ENDPOINT
+    if not endpoint:
+        return []
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        hint = "Like http://collector:4318, without /v1/traces."
+        return [Error("AIPROXY_OTLP_ENDPOINT is no address.", hint, id="aiproxy.E021")]
+    if find_spec("opentelemetry") is None:
+        hint = "pip install --require-hashes -r requirements/otel.txt, or build the image with REQUIREMENTS=otel."
+        return [Error("AIPROXY_OTLP_ENDPOINT is set, but OpenTelemetry is not installed.", hint, id="aiproxy.E022")]
+    return []
 
 
 @register(TAG)

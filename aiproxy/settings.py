@@ -42,6 +42,8 @@ AIPROXY_METRICS_TOKEN = env.str("AIPROXY_METRICS_TOKEN", "")
 # A port of its own asks for no token, so it listens on the loopback unless told otherwise; 0: none.
 AIPROXY_METRICS_PORT = env.int("AIPROXY_METRICS_PORT", 0)
 AIPROXY_METRICS_HOST = env.str("AIPROXY_METRICS_HOST", "127.0.0.1")
+# Where an OpenTelemetry collector takes OTLP over HTTP; empty: nobody is told.
+AIPROXY_OTLP_ENDPOINT = env.str("AIPROXY_OTLP_ENDPOINT", "")
 AIPROXY_LOG_LEVEL = env.str("AIPROXY_LOG_LEVEL", "INFO").upper()
 AIPROXY_LOG_FORMAT = env.str("AIPROXY_LOG_FORMAT", "line")  # or json
 

@@ -406,6 +406,8 @@ class Exchange:
             self._runtime.limiter.settle(self._ask, usage.total)
         times = record.Times(self.began, self._first_byte_at, time.monotonic())
         end = self._end_record(usage, source, times)
+        if self._runtime.traces:
+            end.traceparent = record.traceparent(self._scope["headers"])
         record.count(end, usage, times)
         try:
             if self._attempts is not None or self._runtime.journal.room():

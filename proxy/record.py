@@ -1,11 +1,16 @@
 """Owns what is written down of an exchange: its begin, its end, its metrics. Builds them; the journal keeps them."""
 
+import re
+
 import msgspec
 
 from proxy import metrics
 from proxy.errors import InternalError, ProxyError, UpstreamError, UpstreamTimeout
+from proxy.incoming import Headers
 from proxy.wire import Usage
 from usage.journal import End
+
+_TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Times(msgspec.Struct, frozen=True):
@@ -38,6 +43,12 @@ def count(end: End, usage: Usage, times: Times) -> None:
         if usage.total:
             metrics.tokens[end.provider, "input"] += usage.input
             metrics.tokens[end.provider, "output"] += usage.output
+
+
+def traceparent(headers: Headers) -> str:
+    """The client's, if it is one that we can read (W3C Trace Context, version 00); it goes to the collector alone."""
+    given = [value for name, value in headers if name == b"traceparent"]
+    return given[0].decode() if len(given) == 1 and _TRACEPARENT.fullmatch(given[0]) else ""
 
 
 def milliseconds(start: float, end: float) -> int:

@@ -74,6 +74,7 @@ class Runtime:
         ]
         self.trusted = networks(settings.AIPROXY_TRUSTED_PROXIES)
         self.cors_origins = frozenset(origin.encode() for origin in settings.AIPROXY_CORS_ORIGINS)
+        self.traces = bool(settings.AIPROXY_OTLP_ENDPOINT)  # whether the record keeps the client's traceparent
         self.max_body: int = settings.AIPROXY_MAX_BODY
         self.max_bodies: int = settings.AIPROXY_MAX_BODIES
         self.total_timeout: float = settings.AIPROXY_TOTAL_TIMEOUT

@@ -217,7 +217,7 @@ class Image:
         self.stage.healthcheck = json.loads(rest.partition(" CMD ")[2])
 
     def _do_copy(self, rest: str) -> None:
-        words = shlex.split(rest)
+        words = shlex.split(self._expanded(rest, self._args))
         if words[0].startswith("--from="):
             stage, source, target = words[0].removeprefix("--from="), words[1], words[2]
             ends = [

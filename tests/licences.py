@@ -9,6 +9,7 @@ _PINNED = re.compile(r"^([A-Za-z0-9._-]+)==\S+(?: ; (.+?))?(?: \\)?$", re.MULTIL
 # Trove classifiers and free texts that packages use where they could say it by SPDX identifier.
 _SPDX = {
     "BSD License": "BSD-3-Clause", "MIT License": "MIT", "Apache": "Apache-2.0", "BSD": "BSD-3-Clause",
+    "3-Clause BSD License": "BSD-3-Clause",
     "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0", "Apache Software License": "Apache-2.0",
     "BSD 3-Clause OR Apache-2.0": "BSD-3-Clause OR Apache-2.0",
 }  # fmt: skip
@@ -38,8 +39,9 @@ def licence(name: str) -> str:
 
 
 def table() -> str:
-    rows = [f"| {name} | {licence(name)} |" for name in needed_here("prod.txt")]
-    return "\n".join(["# Licences", "", "Of every package in requirements/prod.txt; written by `make lock`.", "",
+    rows = [f"| {name} | {licence(name)} |" for name in needed_here("otel.txt")]
+    return "\n".join(["# Licences", "", "Of every package in requirements/otel.txt, which has all that may be shipped; "
+                      "written by `make lock`.", "",
                       "| package | licence |", "|---|---|", *rows, ""])  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def test_nothing_unknown_runs_when_python_starts():
     assert Path((SITE / OURS).read_text().strip()) == SITE.resolve().parents[3]
 
 
-@pytest.mark.parametrize("file", ["base.txt", "prod.txt", "dev.txt"])
+@pytest.mark.parametrize("file", ["base.txt", "prod.txt", "otel.txt", "dev.txt"])
 def test_every_requirement_has_hashes_and_no_address(file):
     text = (REQUIREMENTS / file).read_text()
     assert text.count("==") <= text.count("--hash=sha256:")
@@ -43,6 +43,6 @@ def test_it_lists_the_licence_of_all_that_is_shipped():
     assert table() == (REQUIREMENTS.parent / "docs" / "licences.md").read_text()
 
 
-@pytest.mark.parametrize("row", table().splitlines()[6:], ids=needed_here("prod.txt"))
+@pytest.mark.parametrize("row", table().splitlines()[6:], ids=needed_here("otel.txt"))
 def test_every_licence_lets_the_service_stay_under_mit(row):
     assert ACCEPTED.fullmatch(row.split(" | ")[1].removesuffix(" |"))

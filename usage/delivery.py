@@ -14,8 +14,9 @@ from django.utils import timezone
 
 from accounts.ids import made_at
 from usage import metrics, partitions, rows
-from usage.records import encode
+from usage.records import End, encode
 from usage.rows import Row
+from usage.telemetry import Tell
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +31,16 @@ class ShippingStopped(Exception):
 
 
 class Delivery:
-    """`step` is told how far a batch has come; `waiting` is called at every failure."""
+    """`step` is told how far a batch has come, `tell` of what was new; `waiting` is called at every failure."""
 
-    def __init__(self, directory: Path, *, step: Callable[[str], None], waiting: Callable[[], None]) -> None:
+    def __init__(
+        self, directory: Path, *, step: Callable[[str], None], waiting: Callable[[], None], tell: Tell
+    ) -> None:
         self.stop = threading.Event()
         self._graveyard = directory / "dead"
         self._step = step
         self._waiting = waiting
+        self._tell = tell
         self._months: set[object] = set()
         self._failures = 0
 
@@ -51,8 +55,17 @@ class Delivery:
             middle = len(batch) // 2
             return self.ship(batch[:middle]) + self.ship(batch[middle:])
         metrics.SHIPPED.inc(stored.inserted)
+        metrics.count_cost(stored.new)
+        self._told(stored.new)
         metrics.REPLAYED.inc(len(batch) - stored.inserted - stored.replaced)
         return stored.inserted
+
+    def _told(self, ends: Sequence[End]) -> None:
+        """They are stored: whatever goes wrong here, they are not tried again."""
+        try:
+            self._tell(ends)
+        except Exception:
+            logger.exception("The collector was not told of %d rows.", len(ends))
 
     def lay_aside(self, record: bytes, name: str, reason: str) -> None:
         """Keeps a record for an operator to look at. The file is a segment: moved back into the journal once the cause

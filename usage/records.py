@@ -80,6 +80,7 @@ class End(msgspec.Struct, array_like=True, tag="end", gc=False):
     ttft_ms: int | None = None
     overhead_ms: float | None = None
     provider_request_id: str = ""
+    traceparent: str = ""  # the client's, when a collector is told; in no column
 
 
 class Refused(msgspec.Struct, array_like=True, tag="refused", gc=False):
@@ -127,6 +128,7 @@ def encode(record: Record) -> bytes:
         record.provider = cut(record.provider, 20)
         record.error_message = cut(record.error_message, 200)
         record.provider_request_id = cut(record.provider_request_id, 80)
+        record.traceparent = cut(record.traceparent, 55)
     elif isinstance(record, Begin):
         record.model = cut(record.model, 100)
         record.endpoint = cut(record.endpoint, 40)

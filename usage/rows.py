@@ -3,7 +3,7 @@
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
@@ -55,8 +55,12 @@ class Row:
 
 @dataclass(slots=True)
 class Stored:
-    inserted: int = 0
+    new: list[End] = field(default_factory=list)
     replaced: int = 0
+
+    @property
+    def inserted(self) -> int:
+        return len(self.new)
 
 
 def checked(end: End) -> End:
@@ -104,7 +108,7 @@ def store(batch: Sequence[Row], step: Callable[[str], None]) -> Stored:
         replacing = _replace_interrupted(late) if late else []
         rollup.add([*(by_id[id].end for id in new), *(row.end for row in replacing)])
         step("added")
-        stored.inserted, stored.replaced = len(new), len(replacing)
+        stored.new, stored.replaced = [by_id[id].end for id in new], len(replacing)
     step("committed")
     return stored
 

@@ -26,6 +26,7 @@ from usage.models import ProxyRequest
 from usage.records import Begin, End, Refused, Resigned, decode, encode, frame
 from usage.rows import Row
 from usage.segments import Tail
+from usage.telemetry import Tell
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +52,12 @@ class Shipper:
     """Ships one journal. One at a time has it: flock on `shipper.lock` sees to that.
 
     `step` is told of each step ("read", "inserted", "added", "committed", "deleted"); tests end the process there.
+    `tell` is told of each row that is stored for the first time.
     """
 
-    def __init__(self, journal_dir: Path, *, step: Callable[[str], None] = lambda name: None) -> None:
+    def __init__(
+        self, journal_dir: Path, *, step: Callable[[str], None] = lambda name: None, tell: Tell = lambda ends: None
+    ) -> None:
         self.directory = journal_dir
         self._step = step
         self._stop = threading.Event()
@@ -64,7 +68,7 @@ class Shipper:
         self._shipped = 0
         # Whether a writer is ahead of us: its next segment is begun, and this one it has yet to seal.
         self._behind = False
-        self._delivery = Delivery(journal_dir, step=step, waiting=self._measure)
+        self._delivery = Delivery(journal_dir, step=step, waiting=self._measure, tell=tell)
         self._last_used = events.LastUsed()
         self._limits = notices.Watch()
         self._refused: queue.SimpleQueue[UUID | None] = queue.SimpleQueue()

@@ -151,9 +151,11 @@ def close_database() -> None:
 
 def ship(stop: threading.Event) -> None:
     from usage.shipper import Shipper, ShipperBusy
+    from usage.telemetry import telling
 
     try:
-        Shipper(Path(settings.AIPROXY_DATA_DIR) / "journal").run(stop)
+        with telling() as tell:
+            Shipper(Path(settings.AIPROXY_DATA_DIR) / "journal", tell=tell).run(stop)
     except ShipperBusy:
         if not stop.is_set():
             raise

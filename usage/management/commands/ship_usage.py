@@ -9,6 +9,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from usage.shipper import Shipper, ShipperBusy
+from usage.telemetry import telling
 
 
 class Command(BaseCommand):
@@ -18,10 +19,13 @@ class Command(BaseCommand):
         parser.add_argument("--once", action="store_true", help="ship what there is, then end")
 
     def handle(self, *args: Any, **options: Any) -> str:
-        shipper = Shipper(Path(settings.AIPROXY_DATA_DIR) / "journal")
+        with telling() as tell:
+            return self._ship(Shipper(Path(settings.AIPROXY_DATA_DIR) / "journal", tell=tell), once=options["once"])
+
+    def _ship(self, shipper: Shipper, *, once: bool) -> str:
         stop = threading.Event()
         try:
-            if options["once"]:
+            if once:
                 return f"Shipped {shipper.run_once()} rows."
             for number in (signal.SIGTERM, signal.SIGINT):
                 # On a thread of its own: the handler may have interrupted `wait`, which holds the event's lock.
