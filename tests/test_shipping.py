@@ -47,7 +47,7 @@ def test_it_ships_yaml_that_can_be_read(path):
 
 def test_every_container_of_ours_runs_a_command_that_exists():
     ours = [one for path in YAML for one in containers(documents(path)) if one.get("args") and one["name"] != "redis"]
-    assert {one["args"][0] for one in ours} >= {"serve", "migrate", "prune_requests", "check_api_keys"}
+    assert {one["args"][0] for one in ours} >= {"serve", "migrate", "prune_requests", "check_api_keys", "check_prices"}
     assert {one["args"][0] for one in ours} <= get_commands().keys()
 
 
@@ -58,7 +58,7 @@ def test_every_command_that_is_written_about_exists(path):
 
 def test_the_image_is_made_of_code_alone():
     suffixes = {path.suffix for path in context()}
-    assert suffixes <= {".py", ".html", ".css", ".js", ".svg", ".json", ".yaml", ".lua", ".txt"}
+    assert suffixes <= {".py", ".html", ".css", ".js", ".svg", ".png", ".ico", ".json", ".yaml", ".lua", ".txt"}
     assert not [path for path in context() if {"tests", "var", ".env", ".git"} & set(path.parts)]
 
 

@@ -217,14 +217,19 @@ class Entry(msgspec.Struct, omit_defaults=True):
 
 class Book(msgspec.Struct):
     about: str
+    made: dt.date
     sources: dict[str, str]
     models: dict[str, list[Entry]]  # by provider; the first that matches
+
+    @classmethod
+    def read(cls) -> "Book":
+        return msgspec.json.decode(BOOK.read_bytes(), type=cls)
 
 
 @lru_cache(maxsize=1)
 def book() -> dict[str, list[tuple[re.Pattern[str], Entry]]]:
     """The release's, read once: some milliseconds."""
-    models = msgspec.json.decode(BOOK.read_bytes(), type=Book).models
+    models = Book.read().models
     return {provider: [(re.compile(one.match), one) for one in entries] for provider, entries in models.items()}
 
 

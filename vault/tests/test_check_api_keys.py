@@ -41,3 +41,10 @@ def test_it_says_that_nobody_has_this_address(stored, provider) -> None:
 def test_it_knows_its_providers(db) -> None:
     with pytest.raises(CommandError):
         call_command("check_api_keys", "--provider", "mistral")
+
+
+def test_it_fails_on_a_refused_key_if_asked_to(stored, provider) -> None:
+    stored()
+    provider.answer(401, b'{"error": {"message": "no"}}')
+    with pytest.raises(CommandError, match="0 good, 1 refused"):
+        call_command("check_api_keys", "--fail")

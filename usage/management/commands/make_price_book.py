@@ -38,22 +38,22 @@ class Command(BaseCommand):
     help = "Makes usage/prices.json from the price packages in requirements/dev.txt. For developers, at a release."
 
     def handle(self, *args: Any, **options: Any) -> str:
-        BOOK.write_bytes(render())
+        BOOK.write_bytes(render(dt.datetime.now(tz=dt.UTC).date()))
         return f"Wrote {BOOK}. Read its diff before you commit it."
 
 
-def render() -> bytes:
+def render(made: dt.date) -> bytes:
     """The whole file: a model a line, so that a change of price is a line of its diff."""
-    book = make()
+    book = make(made)
     providers = []
     for provider, entries in book.models.items():
         lines = b",\n".join(map(_encode, entries))
         providers.append(b"%b: [\n%b\n]" % (_encode(provider), lines))
-    head = b'"about": %b,\n"sources": %b,\n' % (_encode(book.about), _encode(book.sources))
+    head = b'"about": %b,\n"made": %b,\n"sources": %b,\n' % tuple(map(_encode, (book.about, book.made, book.sources)))
     return b'{\n%b"models": {\n%b\n}\n}\n' % (head, b",\n".join(providers))
 
 
-def make() -> Book:
+def make(made: dt.date) -> Book:
     try:
         from genai_prices import data
         from model_prices import _data as model_prices
@@ -68,7 +68,7 @@ def make() -> Book:
         "openai, anthropic, google": f"genai-prices {version('genai-prices')}, MIT, © Pydantic Services Inc.",
         "alibaba": f"model-prices {version('model-prices')}, MIT, © 2026 wakamex; models.dev, MIT, © 2025 models.dev",
     }
-    return Book(ABOUT, sources, models)
+    return Book(ABOUT, made, sources, models)
 
 
 # --- genai-prices --------------------------------------------------------------------------------------------------

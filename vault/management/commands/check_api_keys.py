@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from accounts.management import user_of
 from vault.check import check_api_key
@@ -20,6 +20,8 @@ class Command(BaseCommand):
         parser.add_argument("--provider", choices=sorted(PROVIDERS), help="Only keys of this provider.")
         parser.add_argument("--user", metavar="EMAIL", help="Only keys of this user.")
 
+        parser.add_argument("--fail", action="store_true", help="Exit with 1 when a provider refuses a key.")
+
     def handle(self, *args: Any, **options: Any) -> str:
         rows = ApiKey.objects.select_related("user").order_by("user__email", "provider", "priority", "id")
         if options["provider"]:
@@ -35,4 +37,7 @@ class Command(BaseCommand):
             what = ", ".join(part for part in (row.masked, row.label, row.user.email, verdict.error) if part)
             self.stdout.write(f"{word:8} {verdict.status or '-':<6} {verdict.latency_ms:>6}  {row.provider:9} {what}")
         told = ", ".join(f"{outcomes[word]} {word}" for word in _WORDS.values())
-        return f"{outcomes.total()} API keys tested: {told}."
+        told = f"{outcomes.total()} API keys tested: {told}."
+        if options["fail"] and outcomes["refused"]:
+            raise CommandError(told)
+        return told
