@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: bench bench-admin clients coverage image-test load-test help run test faults lint format lock prices clean
+.PHONY: translations bench bench-admin clients coverage image-test load-test help run test faults lint format lock prices clean
 MAKEFLAGS += --no-print-directory
 
 # The first that is new enough: `make PYTHON=…` overrules it.
@@ -77,6 +77,9 @@ lock: .venv/.dev ## Pin requirements/*.in anew (UPGRADE=1: to the newest version
 
 prices: .venv/.dev ## Make the price book anew from the pinned price packages (first: make lock UPGRADE=1)
 	@$(PRODUCTION) manage.py make_price_book
+
+translations: .venv/.dev ## Look for texts that have no translation yet, and compile those that have one (locale/)
+	@$(PY) -m tests.translations
 
 clean: ## Remove what the commands above made, but for .env and var/ (the demo's secrets and data)
 	rm -rf .venv .coverage .coverage.* htmlcov staticfiles .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

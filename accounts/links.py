@@ -13,6 +13,7 @@ from django.contrib.auth.password_validation import validate_password
 from django.core import signing
 from django.db import transaction
 from django.utils.crypto import constant_time_compare, salted_hmac
+from django.utils.translation import gettext as _
 
 from accounts.models import User
 
@@ -21,7 +22,7 @@ class LinkRefused(Exception):
     """One text for every reason, so that nobody learns from it whether there is such an account."""
 
     def __init__(self) -> None:
-        super().__init__("This link is wrong, was used already, or has expired. Ask for a new one.")
+        super().__init__(_("This link is wrong, was used already, or has expired. Ask for a new one."))
 
 
 @dataclass(frozen=True, slots=True)

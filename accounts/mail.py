@@ -108,7 +108,7 @@ def send_limit(user: User, reached: Reached, *, message_id: str) -> None:
             then = _("Once all of them are used, requests with your proxy keys are refused until %(until)s.") % facts
         else:
             then = _("Requests with your proxy keys are refused until %(until)s.") % facts
-        why = _("You get one mail at 80 % and one at 100 % of each limit of a day or a month.")
+        why = _("You get one mail at 80 and one at 100 per cent of each limit of a day or a month.")
         how = _("To get no more of them, send PATCH /auth/me with limit_mails: false.")
         if settings.AIPROXY_PUBLIC_URL:
             stop["List-Unsubscribe"] = f"<{(link := _link(settings.AIPROXY_PUBLIC_URL, STOP_LIMIT_MAILS, user))}>"

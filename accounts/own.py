@@ -3,6 +3,7 @@
 from django.conf import settings
 from django.contrib.auth import update_session_auth_hash
 from django.db import IntegrityError, transaction
+from django.utils.translation import get_language_from_request
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework_simplejwt.tokens import Token
@@ -20,7 +21,7 @@ def sign_up(request: Request, email: str, password: str) -> User:
         raise taken
     try:
         with transaction.atomic():
-            user = User.objects.create_user(email, password)
+            user = User.objects.create_user(email, password, language=get_language_from_request(request._request))
     except IntegrityError as error:
         raise taken from error
     if settings.EMAIL_URL:

@@ -6,6 +6,8 @@ from django import forms
 from django.contrib.auth.password_validation import password_validators_help_text_html
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
 from django.views.generic import FormView
 
 from accounts import links
@@ -32,7 +34,7 @@ class StopLimitMailsForm(VerifyForm):
 class ResetForm(forms.Form):
     token = forms.CharField(max_length=1024, widget=forms.HiddenInput)
     new = forms.CharField(
-        label="New password",
+        label=_("New password"),
         help_text=password_validators_help_text_html(),
         max_length=LONGEST_PASSWORD,
         strip=False,
@@ -52,7 +54,9 @@ class LinkPage(View):
     template_name = "accounts/link.html"
     http_method_names = ["get", "post", "head", "options"]
     purpose: links.Purpose
-    title = button = done = ""
+    title: str | Promise = ""
+    button: str | Promise = ""
+    done: str | Promise = ""
 
     def get_initial(self) -> dict[str, Any]:
         return {"token": self.request.GET.get("token", "")}
@@ -85,17 +89,17 @@ class LinkPage(View):
 
 class VerifyPage(LinkPage):
     purpose, form_class = links.VERIFY, VerifyForm
-    title, button = "Verify your e-mail address", "This address is mine"
-    done = "Your address is verified."
+    title, button = _("Verify your e-mail address"), _("This address is mine")
+    done = _("Your address is verified.")
 
 
 class StopLimitMailsPage(LinkPage):
     purpose, form_class = links.STOP_LIMIT_MAILS, StopLimitMailsForm
-    title, button = "Mails about limits", "Send me no more of them"
-    done = "You get no more mails about limits. Your account's settings turn them on again."
+    title, button = _("Mails about limits"), _("Send me no more of them")
+    done = _("You get no more mails about limits. Your account's settings turn them on again.")
 
 
 class ResetPage(LinkPage):
     purpose, form_class = links.RESET, ResetForm
-    title, button = "Set a new password", "Set it"
-    done = "Your password is set. Every sign-in has ended, and every proxy key is revoked."
+    title, button = _("Set a new password"), _("Set it")
+    done = _("Your password is set. Every sign-in has ended, and every proxy key is revoked.")

@@ -10,6 +10,7 @@ from typing import Any
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template.loader import render_to_string
+from django.utils.translation import gettext as _
 from django.views.debug import SafeExceptionReporterFilter
 
 REQUEST_ID = "aiproxy.request_id"  # in request.META
@@ -39,31 +40,33 @@ def is_database_away(exception: BaseException | None = None) -> bool:
 
 
 def database_away(request: HttpRequest) -> HttpResponse:
-    detail = "The database cannot be reached. Try again in a few seconds."
+    detail = _("The database cannot be reached. Try again in a few seconds.")
     return respond(request, 503, detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return respond(request, 400, "The request is malformed.")
+    return respond(request, 400, _("The request is malformed."))
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return respond(request, 403, "You may not do this.")
+    return respond(request, 403, _("You may not do this."))
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
-    return respond(request, 403, "The form has expired. Load the page again and repeat.")
+    return respond(request, 403, _("The form has expired. Load the page again and repeat."))
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return respond(request, 404, "There is nothing at this address.")
+    return respond(request, 404, _("There is nothing at this address."))
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
     """Django calls it while the exception is being handled; an absent database is no error of ours."""
     if is_database_away():
         return database_away(request)
-    return respond(request, 500, f"The server failed. Quote request {_id_of(request)} when you report it.")
+    return respond(
+        request, 500, _("The server failed. Quote request %(id)s when you report it.") % {"id": _id_of(request)}
+    )
 
 
 def _id_of(request: HttpRequest) -> str:

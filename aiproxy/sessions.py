@@ -7,6 +7,8 @@ from django import forms
 from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.views import LoginView, LogoutView
 from django.http import HttpRequest, HttpResponse
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
 from accounts.models import User
 from accounts.throttles import LoginThrottle
@@ -15,7 +17,7 @@ from aiproxy import errors
 
 class EmailLogin(AuthenticationForm):
     username = forms.EmailField(
-        label="E-mail", max_length=254, widget=forms.EmailInput(attrs={"autofocus": True, "autocomplete": "email"})
+        label=_("E-mail"), max_length=254, widget=forms.EmailInput(attrs={"autofocus": True, "autocomplete": "email"})
     )
 
 
@@ -25,7 +27,7 @@ class SignIn(LoginView):
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if not LoginThrottle().allow_request(request, self):  # type: ignore[arg-type]  # it reads META only
-            return errors.respond(request, 429, "Too many attempts from your address. Try again in a minute.")
+            return errors.respond(request, 429, gettext("Too many attempts from your address. Try again in a minute."))
         return super().post(request, *args, **kwargs)
 
 
@@ -44,5 +46,5 @@ def locked_out(request: HttpRequest, response: HttpResponse, credentials: dict[s
     """What django-axes answers in place of a login page."""
     cool_off = get_cool_off(request)
     minutes = cool_off.total_seconds() / 60 if cool_off else 0
-    detail = f"Too many wrong passwords for this account from your address. Try again in {minutes:.0f} minutes."
-    return errors.respond(request, 429, detail, headers={"Retry-After": f"{minutes * 60:.0f}"})
+    detail = gettext("Too many wrong passwords for this account from your address. Try again in %(minutes)d minutes.")
+    return errors.respond(request, 429, detail % {"minutes": minutes}, headers={"Retry-After": f"{minutes * 60:.0f}"})

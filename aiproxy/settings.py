@@ -132,6 +132,7 @@ MIDDLEWARE = [
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "aiproxy.middleware.request_id",
     "aiproxy.middleware.client_address",
+    "aiproxy.languages.middleware",
     "aiproxy.middleware.audited",
     "aiproxy.middleware.probes",
     "aiproxy.middleware.database_away",
@@ -296,6 +297,10 @@ WHITENOISE_USE_FINDERS = not STATIC_ROOT.is_dir()  # an image has them collected
 WHITENOISE_ALLOW_ALL_ORIGINS = False
 LANGUAGE_CODE = "en"
 LANGUAGES = [("en", "English"), ("id", "Bahasa Indonesia")]
+LOCALE_PATHS = [BASE_DIR / "locale"]
+LANGUAGE_COOKIE_AGE = 365 * 24 * 3600
+LANGUAGE_COOKIE_SAMESITE = "Lax"
+LANGUAGE_COOKIE_SECURE = AIPROXY_HTTPS
 TIME_ZONE = "UTC"
 USE_TZ = True
 USE_I18N = True

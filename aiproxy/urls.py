@@ -5,7 +5,7 @@ from django.contrib import admin
 from django.urls import include, path
 
 from accounts.pages import ResetPage, StopLimitMailsPage, VerifyPage
-from aiproxy import health, landing, metrics, openapi, pages, sessions
+from aiproxy import health, landing, languages, metrics, openapi, pages, sessions
 from console import personal_data
 
 API: pages.Routes = [
@@ -41,6 +41,7 @@ urlpatterns = [
             )
         ),
     ),
+    path("language", languages.choose, name="set_language"),
     path("auth/link/verify", VerifyPage.as_view(), name="verify-page"),
     path("auth/link/limit-mails", StopLimitMailsPage.as_view(), name="limit-mails-page"),
     path("auth/link/reset", ResetPage.as_view(), name="reset-page"),
