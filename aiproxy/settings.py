@@ -304,6 +304,7 @@ LANGUAGE_COOKIE_SECURE = AIPROXY_HTTPS
 TIME_ZONE = "UTC"
 USE_TZ = True
 USE_I18N = True
+FORMAT_MODULE_PATH = "aiproxy.formats"
 
 LOGGING = {
     "version": 1,

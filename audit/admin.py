@@ -20,6 +20,8 @@ from audit.read_only import ReadOnlyAdmin
 # Around the time in a request's id: clocks of several machines differ, and a request takes its time.
 _MINUTE, _LONGEST = dt.timedelta(minutes=1), dt.timedelta(hours=1)
 
+_FIELDS = 2  # so many are shown without being asked for
+
 
 @admin.register(Event)
 class EventAdmin(ReadOnlyAdmin):
@@ -61,8 +63,11 @@ class EventAdmin(ReadOnlyAdmin):
     @admin.display(description="changes", empty_value="")
     def differences(self, event: Event) -> SafeString:
         """As JSON has the values, so that an empty text can be told from none."""
-        rows = ((name, _shown(old), _shown(new)) for name, (old, new) in sorted(event.changes.items()))
-        return format_html_join("", "<div><b>{}</b>: {} → {}</div>", rows)
+        rows = [(name, _shown(old), _shown(new)) for name, (old, new) in sorted(event.changes.items())]
+        shown = format_html_join("", "<div><b>{}</b>: {} → {}</div>", rows)
+        if len(rows) <= _FIELDS:
+            return shown
+        return format_html("<details><summary>{} fields</summary>{}</details>", len(rows), shown)
 
 
 def _shown(value: Any) -> str:

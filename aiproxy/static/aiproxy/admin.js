@@ -21,3 +21,17 @@
     show(false);
   }
 }
+// Names for what Django's widgets show without one; each once it is there.
+for (const part of document.querySelectorAll(".datetime input")) {
+  part.ariaLabel = part.previousSibling.textContent.trim();
+}
+window.django?.jQuery(() => {
+  for (const list of document.querySelectorAll("select.select2-hidden-accessible")) {
+    list.nextElementSibling.querySelector(".select2-selection__rendered").ariaLabel = list.labels[0].textContent;
+  }
+});
+window.addEventListener("load", () => {
+  for (const icon of document.querySelectorAll(".search-label-icon")) {
+    icon.role = "img";
+  }
+});
