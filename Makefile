@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: translations bench bench-admin clients coverage image-test load-test help run test faults lint format lock prices clean
+.PHONY: translations bench bench-admin browser clients coverage image-test load-test help run test faults lint format lock prices clean
 MAKEFLAGS += --no-print-directory
 
 # The first that is new enough: `make PYTHON=…` overrules it.
@@ -41,6 +41,10 @@ image-test: .venv/.dev ## Run the Dockerfile's steps without an engine, and comp
 REQUESTS ?= 1000000
 bench-admin: .venv/.dev ## Measure the back-office on a throw-away PostgreSQL of made-up traffic (REQUESTS=1000000, BENCH_ARGS)
 	@$(PY) -m benchmarks.backoffice --requests $(REQUESTS) $(BENCH_ARGS)
+
+browser: ## Install Chromium, without which the browser tests are skipped (Debian; asks for sudo unless you are root)
+	@sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+		$$sudo apt-get update -qq && $$sudo apt-get install -qq --no-install-recommends chromium
 
 SECONDS ?= 60
 faults: .venv/.dev ## Break everything at random under load, and count every row (SECONDS=60, SEED=random)

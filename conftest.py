@@ -94,6 +94,12 @@ def module_postgres_database() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def session_postgres_database() -> Iterator[str]:
+    """One for all tests of a run that say so."""
+    yield from empty_postgres_database()
+
+
+@pytest.fixture(scope="session")
 def django_db_modify_db_settings() -> None:
     """SQLite on disk, as in production: a shared in-memory one locks tables in its own way."""
     database = connections["default"].settings_dict
