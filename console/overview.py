@@ -107,12 +107,15 @@ def chart(
     moments = []
     for place, point in enumerate(lines[0].points):
         label = f"{point['time']:%d %b}" if step == "day" else f"{point['time']:%d %b %H:00}"
-        values = {
-            (names or {}).get(line.name) or str(line.name or _("others")): float(line.points[place][metric] or 0)
-            for line in lines
-        }
+        values = {_called(line.name, names or {}): float(line.points[place][metric] or 0) for line in lines}
         moments.append(charts.Moment(label, "", values))
     return charts.stacked(moments)
+
+
+def _called(name: Any, names: Mapping[Any, str]) -> str:
+    if name is None:
+        return _("others")
+    return names.get(name) or str(name) or _("no model")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from django import forms
 from django.contrib.auth.mixins import LoginRequiredMixin
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, QueryDict
 from django.http.response import HttpResponseBase
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
@@ -86,12 +86,17 @@ class Usage(Page):
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         filters = Filters(self.user, self.request.GET)
         page, following = one_page(self.request, filters.rows(), _ROWS)
-        query = self.request.GET.copy()
-        for name in ("cursor", "by"):
-            query.pop(name, None)
+        query = _without(self.request.GET, "cursor", "by")
         sums = self._sums(filters) if filters.is_valid() else {}
         return super().get_context_data(
-            **kwargs, filters=filters, rows=page, next=following, query=query.urlencode(), **sums
+            **kwargs,
+            filters=filters,
+            rows=page,
+            next=following,
+            query=query,
+            of_any_model=_without(self.request.GET, "cursor", "by", "model"),
+            of_any_outcome=_without(self.request.GET, "cursor", "by", "outcome"),
+            **sums,
         )
 
     def _sums(self, filters: Filters) -> dict[str, Any]:
@@ -108,6 +113,7 @@ class Usage(Page):
         by_model = queries.summary(*period, "model", rank=metric, **filters.only)
         return {
             "totals": with_rate(by_model.totals),
+            "endings": [(Outcome(outcome), count) for outcome, count in by_model.totals["outcomes"].items()],
             "models": [with_rate(group) for group in by_model.groups[:20]],
             "metrics": METRICS,
             "metric": metric,
@@ -117,6 +123,14 @@ class Usage(Page):
                 (_("By proxy key"), chart(lines("key"), metric, step=filters.step, names=filters.names)),
             ],
         }
+
+
+def _without(query: QueryDict, *names: str) -> str:
+    """The query string of a link to something else of the same filters."""
+    kept = query.copy()
+    for name in names:
+        kept.pop(name, None)
+    return kept.urlencode()
 
 
 class OneRequest(Page):

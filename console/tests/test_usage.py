@@ -42,6 +42,16 @@ def test_it_shows_limits_without_their_levels_where_nobody_counts_them(page, own
     assert ("Requests a minute", owner.plan.rpm, None) in [(bar.title, bar.limit, bar.used) for bar in bars]
 
 
+def test_it_tells_how_requests_ended(page, owner):
+    for outcome in ("ok", "ok", "timeout"):
+        a_request(owner, outcome=outcome)
+    context = page.get("/console/usage?outcome=timeout").context
+    assert ([(outcome.value, count) for outcome, count in context["endings"]], len(context["rows"])) == (
+        [("ok", 2), ("timeout", 1)],
+        1,
+    )
+
+
 def test_it_shows_how_much_of_a_day_is_used(page, owner):
     type(owner.plan).objects.filter(pk=owner.plan_id).update(tpd=420)
     a_request(owner)

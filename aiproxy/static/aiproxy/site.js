@@ -52,3 +52,6 @@ for (const button of document.querySelectorAll("[data-copy]")) {
     setTimeout(() => (button.textContent = text), 2000);
   });
 }
+
+// On small screens the sections are a line that scrolls: begin where one is.
+document.querySelector(".side [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
