@@ -10,7 +10,8 @@ import re
 import secrets
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from uuid import UUID
 
 from accounts.keyset import KeysetError, parse_keyset
@@ -104,6 +105,39 @@ class Peppers:
     def is_primary(self, verifier: bytes) -> bool:
         """False: the next use of the key should sign it anew."""
         return verifier[:1] == bytes((self._primary,))
+
+
+class Proof(NamedTuple):
+    """Whose verifier a key was found to match."""
+
+    key_id: str
+    user_id: UUID
+    verifier: bytes
+
+
+class Proofs:
+    """Which keys this process has verified, so that their next use costs one hash.
+
+    It holds no key, only hashes under a secret of its own: they tell who reads them no more than the verifiers do.
+    """
+
+    __slots__ = ("_proofs", "_secret", "_size")
+
+    def __init__(self, size: int = 50_000) -> None:
+        self._secret = secrets.token_bytes(32)
+        self._proofs: dict[bytes, Proof] = {}
+        self._size = size
+
+    def find(self, key: str) -> Proof | None:
+        return self._proofs.get(self._hash(key))
+
+    def keep(self, key: str, proof: Proof) -> None:
+        if len(self._proofs) >= self._size:
+            self._proofs.clear()
+        self._proofs[self._hash(key)] = proof
+
+    def _hash(self, key: str) -> bytes:
+        return blake2b(key.encode(), key=self._secret, digest_size=32).digest()
 
 
 def _message(key_id: str, user_id: UUID, key: str) -> bytes:

@@ -48,11 +48,11 @@ class DataPlane:
         if scope["method"] == "OPTIONS":
             await self._preflight(self.runtime, scope, send)
         else:
-            await Exchange(self.runtime, scope, receive, send).run()
+            await Exchange(self.runtime, scope).run()
 
     @staticmethod
     async def _preflight(runtime: Runtime, scope: Scope, send: Send) -> None:
-        allowed = runtime.cors(scope["headers"])
+        allowed = runtime.cors(dict(scope["headers"]).get(b"origin", b""))
         headers = [*allowed, *(_PREFLIGHT if len(allowed) > 1 else []), (b"content-length", b"0")]
         await send({"type": "http.response.start", "status": 204, "headers": headers[:-1]})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

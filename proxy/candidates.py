@@ -13,6 +13,8 @@ from proxy.wire import Call
 
 # What a request that names no model is asked of.
 NO_MODEL = (Route("openai", ""),)
+# Names come from clients: no more of them than this a policy.
+REMEMBERED = 64
 NOT_ALLOWED = "model_not_allowed"
 
 
@@ -26,15 +28,22 @@ def candidates(policy: Policy, call: Call, endpoint: Endpoint) -> Sequence[Route
         if call.tokens_output and policy.allowed_models:  # a prompt template that OpenAI stores would choose it
             raise Forbidden("This proxy key may use some models only: name one.", param="model", code=NOT_ALLOWED)
         return NO_MODEL
-    names = resolve((call.model, *(call.fallbacks or ())), policy.aliases)
-    routes = [_allowed(policy, name, endpoint) for name in names]
+    asked = endpoint.name, (call.model, *(call.fallbacks or ()))
+    routes = policy.routes.get(asked)
+    if routes is None:
+        routes = [_allowed(policy, name, endpoint) for name in resolve(asked[1], policy.aliases)]
+        if endpoint.local is not None:
+            routes = routes[:1]
+        if len(policy.routes) >= REMEMBERED:
+            policy.routes.clear()
+        policy.routes[asked] = routes
     if policy.max_tokens is not None and call.max_output is not None and call.max_output > policy.max_tokens:
         raise BadRequest(
             f"This proxy key may ask for {policy.max_tokens} output tokens at the most.",
             param="max_tokens",
             code="max_tokens_exceeded",
         )
-    return routes if endpoint.local is None else routes[:1]
+    return routes
 
 
 def _allowed(policy: Policy, name: str, endpoint: Endpoint) -> Route:

@@ -115,6 +115,7 @@ class Response:
         "_chunks",
         "_connection",
         "_idle",
+        "_taker",
         "buffered",
         "complete",
         "error",
@@ -133,6 +134,7 @@ class Response:
         self._chunks: list[bytes] = []
         self._connection: Connection | None = connection
         self._idle = idle
+        self._taker: Callable[[bytes], bool] | None = None
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a field, by its lower-case name."""
@@ -157,6 +159,30 @@ class Response:
                 self.abort()
                 raise
         return self._take()
+
+    async def pass_to(self, take: Callable[[bytes], bool]) -> bool:
+        """Hands what comes to `take` at once, in the callback of the socket, until that is True: enough for now. False
+        is the true end. Raises as `read()` does, and what `take` raises; then, and when cancelled, it is over."""
+        while True:
+            if self._chunks:
+                if take(self._take()):
+                    return True
+            elif self.complete:
+                return False
+            elif self.error is not None:
+                raise self.error
+            else:
+                connection = self._connection
+                assert connection is not None  # neither complete nor failed
+                self._taker = take
+                try:
+                    if await connection.wait(self._idle):
+                        return True
+                except BaseException:
+                    self.abort()
+                    raise
+                finally:
+                    self._taker = None
 
     def try_read(self) -> bytes | None:
         """What `read()` could return now without waiting: bytes, b"" at the end, None if nothing came or it failed."""
@@ -193,7 +219,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str, buffer: memoryview) -> None:
         # `buffer` is shared by all connections of a loop: both loops fill and hand it over without a step in between.
-        self._loop = loop
+        self.loop = loop
         self._buffer = buffer
         self.name = name
         self.state = IDLE
@@ -210,7 +236,7 @@ class Connection(asyncio.BufferedProtocol):
         self._slack = 0  # bytes read since the last body byte: bounds heads, 1xx heads, trailers and chunk extensions
         self._head_only = self._interim = self._until_eof = self._keep_alive = self._eof = False
         self._uploading = self._writing_paused = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[bool | None] | None = None  # True: what came was taken, and is enough
         self._drain: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = self._deadline = 0.0
@@ -258,9 +284,9 @@ class Connection(asyncio.BufferedProtocol):
             raise response.error
         return response
 
-    def wait(self, seconds: float) -> asyncio.Future[None]:
+    def wait(self, seconds: float) -> asyncio.Future[bool | None]:
         """A future done when the exchange has moved on; silence for `seconds` fails the exchange."""
-        self._waiter = waiter = self._loop.create_future()
+        self._waiter = waiter = self.loop.create_future()
         self._arm(seconds)
         return waiter
 
@@ -325,18 +351,18 @@ class Connection(asyncio.BufferedProtocol):
 
     async def _drained(self, idle: float) -> None:
         while self._writing_paused and not self._answered():
-            self._drain = self._loop.create_future()
+            self._drain = self.loop.create_future()
             self._arm(idle)
             await self._drain
         self._deadline = 0.0
 
     async def _upload_stream(self, stream: Stream, idle: float) -> None:
         """An early answer must end the wait for the caller's next piece, hence the task."""
-        task = self._loop.create_task(self._write_pieces(stream, idle))
+        task = self.loop.create_task(self._write_pieces(stream, idle))
         task.add_done_callback(lambda _task: self._wake())
         try:
             while not task.done() and not self._answered():
-                self._waiter = self._loop.create_future()
+                self._waiter = self.loop.create_future()
                 await self._waiter
             if task.done():
                 task.result()
@@ -375,18 +401,18 @@ class Connection(asyncio.BufferedProtocol):
     # Time-outs: one timer a connection, moved lazily. Re-arming costs a comparison, not a timer.
 
     def _arm(self, seconds: float) -> None:
-        self._deadline = deadline = self._loop.time() + seconds
+        self._deadline = deadline = self.loop.time() + seconds
         if self._timer is None or self._timer_at > deadline:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer_at = deadline
-            self._timer = self._loop.call_at(deadline, self._on_timer)
+            self._timer = self.loop.call_at(deadline, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
         if not self._deadline:
             return
-        left = self._deadline - self._loop.time()
+        left = self._deadline - self.loop.time()
         if left > 0.001:
             self._arm(left)
         elif self.state == BODY:
@@ -427,12 +453,30 @@ class Connection(asyncio.BufferedProtocol):
             self._complete()
         elif self._slack > MAX_HEAD_BYTES:
             self._violate(f"more than {MAX_HEAD_BYTES} bytes without a body byte")
+        elif response._chunks and response._taker is not None and self.state == state:
+            self._hand_over(response, response._taker)
         elif response._chunks or self.state != state:
             self._wake()
             if self.state != state:
                 self._wake_upload()
             if response.buffered > HIGH_WATER_BYTES or len(response._chunks) > HIGH_WATER_CHUNKS:
                 self._pause()
+
+    def _hand_over(self, response: Response, take: Callable[[bytes], bool]) -> None:
+        waiter = self._waiter
+        assert waiter is not None
+        try:
+            if not take(response._take()):
+                self._deadline = self.loop.time() + response._idle
+                return
+        except Exception as error:
+            failure: Exception | None = error
+        else:
+            failure = None
+        response._taker = None  # what comes from now on waits
+        self._deadline = 0.0
+        if not waiter.done():
+            waiter.set_exception(failure) if failure is not None else waiter.set_result(True)
 
     def _pause(self) -> None:
         if not self.reading_paused:

@@ -1,4 +1,6 @@
-"""One request and its answer as the ASGI application sees them: `receive`, `send`, and what their misuse means.
+"""One request and its answer as the application sees them: ASGI's `receive` and `send`, and what their misuse means.
+
+The data plane finds the Cycle itself in its scope, and spares the messages.
 
 Owns the answer's framing and the rule that a client which left is an error (`ClientGone`), never a silent no-op.
 Knows nothing of time-outs, limits or the next request on the connection: those are the protocol's (proxy/server.py).
@@ -6,7 +8,8 @@ Knows nothing of time-outs, limits or the next request on the connection: those 
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -23,8 +26,11 @@ logger = logging.getLogger(__name__)
 
 # Above this much unread body, or unsent answer, the other side waits.
 HIGH_WATER = 65_536
-# In the scope's `extensions`: `on_disconnect(callback)` of this request.
-ON_DISCONNECT = "aiproxy.on_disconnect"
+# Where a scope's `extensions` hold the Cycle.
+CYCLE = "aiproxy.cycle"
+_NAME = itemgetter(0)
+# What the application may not say of the connection, but that it wants it closed.
+_FRAMING = frozenset({b"connection", b"transfer-encoding"})
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -41,18 +47,20 @@ class Cycle:
         "_chunked",
         "_head",
         "_left",
+        "_news",
         "_protocol",
         "_unread",
+        "_waiter",
         "_when_left",
         "continue_due",
         "disconnected",
         "flow",
         "keep_alive",
-        "message_event",
         "more_body",
         "response_complete",
         "response_started",
         "scope",
+        "task",
         "transport",
     )
 
@@ -61,9 +69,9 @@ class Cycle:
         self.scope = scope
         self.transport: asyncio.Transport = protocol.transport
         self.flow: FlowControl = protocol.flow
+        self.task: asyncio.Task[None] | None = None  # that runs it
         self.keep_alive = keep_alive
         self.continue_due = continue_due
-        self.message_event = asyncio.Event()
         self.disconnected = False
         self.more_body = True
         self.response_started = False
@@ -75,7 +83,9 @@ class Cycle:
         self._bodyless = False
         self._left: int | None = None  # of a declared content-length
         self._when_left: Callable[[], None] | None = None
-        scope["extensions"] = {ON_DISCONNECT: self.on_disconnect}
+        self._news = False  # of the body or the client, since `receive` was called
+        self._waiter: asyncio.Future[None] | None = None  # of `receive`
+        scope["extensions"] = {CYCLE: self}
 
     async def run(self, app: "ASGI3Application") -> None:
         try:
@@ -91,6 +101,11 @@ class Cycle:
         else:
             if not self.response_started and not self.disconnected:
                 logger.error("The application returned without an answer")
+        finally:
+            if self.task is not None:
+                self._protocol.tasks.discard(self.task)
+            self._when_left = None
+            self.scope.pop("extensions", None)  # it leads back here: what is no cycle needs no collector
         if not self.response_complete:
             self._fail()
 
@@ -105,12 +120,17 @@ class Cycle:
         """Keep a piece for the application; True when it should read before more comes."""
         self._body.append(body)
         self._unread += len(body)
-        self.message_event.set()
+        self._tell()
         return self._unread > HIGH_WATER
 
     def end_body(self) -> None:
         self.more_body = False
-        self.message_event.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        self._news = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def on_disconnect(self, callback: Callable[[], None]) -> None:
         """Have this called when the client leaves before its answer is complete: cheaper than a task in `receive`."""
@@ -123,7 +143,7 @@ class Cycle:
             self.disconnected = True
             if self._when_left is not None:
                 self._when_left()
-        self.message_event.set()
+        self._tell()
 
     async def receive(self) -> dict[str, Any]:
         if self.continue_due and not self.disconnected:
@@ -133,69 +153,86 @@ class Cycle:
         if not self.disconnected and not self.response_complete:
             if self.more_body:
                 self._protocol.want_body()
-            if not self.message_event.is_set():
-                await self.message_event.wait()
-            self.message_event.clear()
+            if not self._news:
+                self._waiter = self._protocol.loop.create_future()
+                await self._waiter
+            self._news = False
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": self._take_body(), "more_body": self.more_body}
+
+    def whole_body(self) -> bytes | None:
+        """The body, if all of it is here; else None: `receive` it."""
+        return None if self.more_body or self.disconnected else self._take_body()
+
+    def _take_body(self) -> bytes:
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body = []
         self._unread = 0
-        return {"type": "http.request", "body": body, "more_body": self.more_body}
+        return body
 
     async def send(self, message: Any) -> None:
         """Raises ClientGone when the client left, RuntimeError when the message breaks ASGI's order or the framing."""
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
+        if self.flow.write_paused:
+            await self.ready()
         if self.disconnected or (self.transport.is_closing() and not self.response_complete):
             raise ClientGone("the client closed the connection")
         kind = message["type"]
         if not self.response_started:
             if kind != "http.response.start":
                 raise RuntimeError(f"Expected ASGI message 'http.response.start', but got '{kind}'.")
-            self._send_head(message["status"], message.get("headers", ()))
+            self.start(message["status"], message.get("headers", ()))
         elif kind != "http.response.body" or self.response_complete:
             raise RuntimeError(f"Unexpected ASGI message '{kind}'.")
         else:
-            self._send_body(message.get("body", b""), last=not message.get("more_body", False))
+            self.write(message.get("body", b""), last=not message.get("more_body", False))
 
-    def _send_head(self, status: int, headers: Any) -> None:
+    @property
+    def is_full(self) -> bool:
+        """Whether the client takes less than it is sent: be `ready` first."""
+        return self.flow.write_paused
+
+    async def ready(self) -> None:
+        if not self.disconnected:
+            await self.flow.drain()
+
+    def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """The answer's head: it goes out with what is written first. Raises RuntimeError."""
         protocol = self._protocol
         keep_alive = self.keep_alive and protocol.may_keep_alive()
         self.continue_due = False
-        parts = [STATUS_LINE[status]]
-        for name, value in protocol.server_state.default_headers:
-            parts += (name, b": ", value, b"\r\n")
-        for name, value in headers:
-            name = name.lower()
-            if name == b"content-length":
-                self._left = int(value)
-            elif name == b"connection":
-                keep_alive = keep_alive and b"close" not in value.lower()
-                continue
-            elif name == b"transfer-encoding":
-                continue
-            parts += (name, b": ", value, b"\r\n")
+        fields = [*protocol.server_state.default_headers, *headers]
+        if not b"".join(map(_NAME, fields)).islower():
+            fields = [(name.lower(), value) for name, value in fields]
+        named = dict(fields)
+        if not _FRAMING.isdisjoint(named):
+            keep_alive = keep_alive and b"close" not in named.get(b"connection", b"").lower()
+            fields = [field for field in fields if field[0] not in _FRAMING]
+        length = named.get(b"content-length")
+        self._left = None if length is None else int(length)
         self._bodyless = self.scope["method"] == "HEAD" or status in (204, 304)
         if self._left is None and not self._bodyless:
             if self.scope["http_version"] == "1.1":
                 self._chunked = True
-                parts += (b"transfer-encoding", b": ", b"chunked", b"\r\n")
+                fields.append((b"transfer-encoding", b"chunked"))
             else:
                 keep_alive = False
         if not keep_alive:
-            parts += (b"connection", b": ", b"close", b"\r\n")
-        parts.append(b"\r\n")
-        head = b"".join(parts)
+            fields.append((b"connection", b"close"))
+        # b": ".join(field) makes a line without a Python frame for each.
+        head = STATUS_LINE[status] + b"\r\n".join([*map(b": ".join, fields), b"\r\n"])
         # Counting is enough to refuse a value that would start a field, or an answer, of its own.
-        lines = (len(parts) + 6) // 4
-        if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
+        lines = len(fields) + 2
+        if head.count(b"\n") != lines or head.count(b"\r") != lines or head.find(b"\0") >= 0:
             raise RuntimeError("A response header contains CR, LF or NUL.")
         self.keep_alive = keep_alive
         self.response_started = True
         self._head = head
 
-    def _send_body(self, body: bytes, *, last: bool) -> None:
+    def write(self, body: bytes, *, last: bool = False) -> None:
+        """A piece of the answer's body. Raises ClientGone, RuntimeError."""
+        if self.disconnected or self.transport.is_closing():
+            raise ClientGone("the client closed the connection")
         head, self._head = self._head, b""
         if self._bodyless:
             body = b""
@@ -219,5 +256,5 @@ class Cycle:
             raise RuntimeError("The answer is shorter than its Content-Length.")
         if last:
             self.response_complete = True
-            self.message_event.set()
+            self._tell()
             self._protocol.response_completed()

@@ -10,14 +10,13 @@ import time
 from collections.abc import Sequence
 from decimal import Decimal
 from functools import partial
-from typing import Any
 
-from accounts.ids import uuid7
+from accounts.ids import text_of, uuid7
 from proxy import metrics, model_list, record, requests, views
 from proxy.admission import admit
 from proxy.authentication import Identity, authenticate
 from proxy.candidates import candidates
-from proxy.cycle import ON_DISCONNECT, ClientGone
+from proxy.cycle import CYCLE, ClientGone, Cycle
 from proxy.errors import (
     CLIENT_CLOSED_REQUEST,
     InternalError,
@@ -26,7 +25,7 @@ from proxy.errors import (
     UpstreamBroken,
     UpstreamTimeout,
 )
-from proxy.incoming import Body, Headers, Receive, Scope, Send, address_of, check_head
+from proxy.incoming import Body, Fields, Headers, Scope, address_of, check_head
 from proxy.limits import Ask
 from proxy.pipeline import Attempts, Outgoing, read_out, translate
 from proxy.routing import UNKNOWN_MODEL, Route
@@ -54,38 +53,38 @@ STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering
 class Exchange:
     """Runs once. `stop` ends it from outside, whatever it waits for."""
 
-    def __init__(self, runtime: Runtime, scope: Scope, receive: Receive, send: Send) -> None:
+    _cause = ""  # why it was stopped: client_gone, drained, deadline
+    _endpoint: views.Endpoint | None = None
+    _identity: Identity | None = None
+    _ask: Ask | None = None
+    _call: Call | None = None
+    _route: Route | None = None
+    _attempts: Attempts | None = None  # set: the journal has its begin
+    _is_event_stream = False  # as its provider answered
+    _decoder: Decoder | None = None
+    _usage: Usage | None = None
+    _cost: Decimal | None = None  # US dollars; known at the end
+    _error: ProxyError | None = None
+    _overhead = 0.0
+    _first_byte_at = 0.0
+    _status = 0  # as the client was sent it
+    _complete = False
+    _ended = False
+
+    def __init__(self, runtime: Runtime, scope: Scope) -> None:
         self._runtime = runtime
         self._scope = scope
-        self._receive = receive
-        self._send = send
+        self._cycle: Cycle = scope["extensions"][CYCLE]
+        self._fields = Fields(scope["headers"])
         self._body = Body(runtime)
         self.began = time.monotonic()
         self._id = uuid7()
-        self._request_id = str(self._id)
+        self._request_id = text_of(self._id)
         self._dialect = views.dialect_of(scope["path"])
         self._headers: Headers = [(name, self._request_id.encode()) for name in self._dialect.request_id_headers]
-        self._task: asyncio.Task[None] | None = None
-        self._cause = ""  # why it was stopped: client_gone, drained, deadline
-        self._endpoint: views.Endpoint | None = None
-        self._identity: Identity | None = None
-        self._ask: Ask | None = None
-        self._call: Call | None = None
-        self._route: Route | None = None
-        self._attempts: Attempts | None = None  # set: the journal has its begin
-        self._decoder: Decoder | None = None
-        self._usage: Usage | None = None
-        self._cost: Decimal | None = None  # US dollars; known at the end
-        self._error: ProxyError | None = None
-        self._overhead = 0.0
-        self._first_byte_at = 0.0
-        self._status = 0  # as the client was sent it
-        self._complete = False
-        self._ended = False
 
     async def run(self) -> None:
         runtime = self._runtime
-        self._task = asyncio.current_task()
         runtime.exchanges.add(self)
         try:
             await self._serve()
@@ -109,13 +108,13 @@ class Exchange:
 
     def stop(self, cause: str) -> None:
         """Ends the exchange: `client_gone`, `drained` or `deadline`. Once it has ended this does nothing."""
-        if not self._ended and not self._cause and self._task is not None:
+        if not self._ended and not self._cause and self._cycle.task is not None:
             self._cause = cause
-            self._task.cancel()
+            self._cycle.task.cancel()
 
     async def _stopped(self) -> None:
-        assert self._task is not None
-        self._task.uncancel()
+        assert self._cycle.task is not None
+        self._cycle.task.uncancel()
         if self._cause == "drained":
             await self._fail(Unavailable("The proxy is shutting down.", code="shutting_down", retryable=False))
         elif self._cause == "deadline":
@@ -125,17 +124,17 @@ class Exchange:
 
     async def _serve(self) -> None:
         scope, runtime = self._scope, self._runtime
-        headers: Headers = scope["headers"]
-        check_head(runtime, headers)
-        self._identity = await authenticate(runtime, headers, address_of(runtime, scope))
+        fields = self._fields
+        check_head(runtime, fields)
+        self._identity = await authenticate(runtime, fields, address_of(runtime, scope, fields))
         self._endpoint = endpoint = views.resolve(scope["path"], scope["method"], scope["query_string"])
         body: bytes | Upload
-        if endpoint.max_form and is_form(headers):
-            body = await Upload(self._body, self._receive, max_bytes=endpoint.max_form).begin(headers)
+        if endpoint.max_form and is_form(fields):
+            body = await Upload(self._body, self._cycle.receive, max_bytes=endpoint.max_form).begin(fields)
         else:
-            body = await self._body.read(headers, self._receive)
+            body = await self._body.read(fields, self._cycle)
         arrived = time.monotonic()
-        self._watch_client(body)
+        self._cycle.on_disconnect(self._left)
         refusal: ProxyError | None = None
         try:
             self._call = endpoint.decode(body) if isinstance(body, bytes) else requests.decode_form(body.model)
@@ -155,17 +154,8 @@ class Exchange:
         else:
             await self._forward(endpoint, body, routes, arrived)
 
-    def _watch_client(self, body: bytes | Upload) -> None:
-        """A client that leaves ends the exchange. A foreign server tells by `receive` only, which an upload needs."""
-        tell = self._scope.get("extensions", {}).get(ON_DISCONNECT)
-        if tell is not None:
-            tell(self._left)
-        elif isinstance(body, bytes):
-            asyncio.create_task(self._receive()).add_done_callback(self._left)  # type: ignore[arg-type]
-
-    def _left(self, watch: "asyncio.Task[Any] | None" = None) -> None:
-        if watch is None or (not watch.cancelled() and watch.exception() is None):
-            self.stop("client_gone")
+    def _left(self) -> None:
+        self.stop("client_gone")
 
     async def _admit(self) -> None:
         assert self._identity is not None
@@ -177,7 +167,7 @@ class Exchange:
 
     async def _list_models(self) -> None:
         assert self._identity is not None and self._call is not None
-        anthropic = any(name == b"anthropic-version" for name, _ in self._scope["headers"])
+        anthropic = b"anthropic-version" in self._fields
         found = await model_list.models_of(self._runtime, self._identity.policy)
         if asked := self._call.model:
             name, model = model_list.one_of(found, asked)
@@ -202,19 +192,18 @@ class Exchange:
             self._runtime,
             endpoint.wires,
             identity.policy.credentials,
-            prepare=partial(self._outgoing, endpoint, body, arrived),
             deadline=self.began + self._runtime.total_timeout,
         )
         try:
-            response = await self._attempts.run(routes)
+            response = await self._attempts.run(routes, partial(self._outgoing, endpoint, body, arrived))
         finally:
             self._route = self._attempts.route or routes[0]
         wire = endpoint.wires[self._route.provider]
         try:
             self._note_answer(response, wire)
             if isinstance(body, Upload):
-                call.stream = self._is_event_stream()  # a form is not read as far as that
-            if call.stream and self._is_event_stream():
+                call.stream = self._is_event_stream  # a form is not read as far as that
+            if call.stream and self._is_event_stream:
                 await self._relay_stream(response, wire.decoder(call))
             elif endpoint.is_binary:
                 await self._relay_as_it_comes(response, b"", wire)
@@ -230,7 +219,8 @@ class Exchange:
         call, identity, wire = self._call, self._identity, endpoint.wires[route.provider]
         assert call is not None and identity is not None
         cap = identity.policy.max_tokens if call.tokens_output else None  # of what generates
-        headers = self._outgoing_headers(wire)
+        taken = wire.request_headers
+        headers = [] if taken.isdisjoint(self._fields) else [pair for pair in self._fields.pairs if pair[0] in taken]
         sent: bytes | Stream = b""
         if isinstance(body, Upload):
             sent = body.outgoing(route.model)
@@ -244,20 +234,12 @@ class Exchange:
             metrics.overhead.observe(self._overhead)
         return Outgoing(endpoint.method.encode(), target, headers, sent)
 
-    def _outgoing_headers(self, wire: Wire) -> Headers:
-        taken = wire.request_headers
-        headers = [pair for pair in self._scope["headers"] if pair[0] in taken]
-        return headers + self._runtime.outgoing_headers
-
     def _note_answer(self, response: Response, wire: Wire) -> None:
-        for name, value in response.headers:
-            if name in wire.response_headers:
-                self._headers.append((name, value))
-            elif name == b"content-encoding" and value.lower() != b"identity":
-                raise UpstreamBroken("The provider compressed its answer although it was asked not to.")
-
-    def _is_event_stream(self) -> bool:
-        return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in self._headers)
+        self._headers += [pair for pair in response.headers if pair[0] in wire.response_headers]
+        fields = dict(response.headers)
+        if fields.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise UpstreamBroken("The provider compressed its answer although it was asked not to.")
+        self._is_event_stream = fields.get(b"content-type", b"").startswith(b"text/event-stream")
 
     async def _relay_plain(self, response: Response, wire: Wire) -> None:
         parts, size = [], 0
@@ -290,8 +272,8 @@ class Exchange:
                 self._usage, self._complete, self._status = wire.usage(end), True, response.status
                 self._end()
             if not begun:
-                await self._start(response.status, [])
-            await self._send_body(data, more=not last)
+                self._start(response.status, [])
+            await self._send_body(data, last=last)
             data = b""
 
     async def _relay_stream(self, response: Response, decoder: Decoder) -> None:
@@ -299,14 +281,21 @@ class Exchange:
         self._decoder = decoder
         assert self._call is not None
         tells_cost = self._endpoint is views.CHAT and self._call.include_usage
-        while not decoder.complete and decoder.failure is None and (data := await response.read()):
+        cycle = self._cycle
+
+        def pass_on(data: bytes) -> bool:
+            """Within the callback of the provider's socket; whether that is enough for now."""
             if passed := decoder.feed(data):
-                if tells_cost and USAGE in passed:
+                if tells_cost and passed.find(USAGE) >= 0:
                     passed = self._with_cost(passed, decoder)
                 if not self._status:
                     self._first_byte_at = time.monotonic()
-                    await self._start(response.status, STREAM_HEADERS)
-                await self._send_body(passed)
+                    self._start(response.status, STREAM_HEADERS)
+                cycle.write(passed)
+            return decoder.complete or decoder.failure is not None or cycle.is_full
+
+        while await response.pass_to(pass_on) and not decoder.complete and decoder.failure is None:
+            await cycle.ready()
         if not decoder.complete and decoder.failure is None:
             decoder.flush()
         if decoder.failure is not None:
@@ -314,11 +303,11 @@ class Exchange:
         if not decoder.complete:
             raise UpstreamBroken("The provider's stream ended before its end was said.")
         if not self._status:
-            await self._start(response.status, STREAM_HEADERS)
+            self._start(response.status, STREAM_HEADERS)
         self._complete = True
         self._end()
         final = self._with_cost(decoder.final, decoder) if tells_cost else decoder.final
-        await self._send_body(final, more=False)
+        await self._send_body(final, last=True)
         await read_out(response)
 
     def _with_cost(self, events: bytes, decoder: Decoder) -> bytes:
@@ -327,26 +316,28 @@ class Exchange:
 
     # --- how it ends ---------------------------------------------------------------------------------------------
 
-    async def _start(self, status: int, extra: Headers) -> None:
+    def _start(self, status: int, extra: Headers) -> None:
         self._status = status
-        headers = [*self._headers, *extra, *self._runtime.cors(self._scope["headers"])]
+        headers = [*self._headers, *extra, *self._runtime.cors(self._fields.get(b"origin", b""))]
         if self._route is not None and self._route.provider:
             headers += served_by(self._route, self._attempts.tried if self._attempts else 0)
         if self._attempts is not None and self._attempts.provider_request_id:
             headers.append((b"x-provider-request-id", self._attempts.provider_request_id))
         if self._cost is not None and self._error is None:  # of a plain answer: it has ended before it begins
             headers.append((b"x-aiproxy-cost", f"{self._cost:.8f}".encode()))
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        self._cycle.start(status, headers)
 
     async def _send_whole(self, status: int, body: bytes, *extra: tuple[bytes, bytes]) -> None:
         """A complete answer, after its record."""
         self._complete, self._status = True, status
         self._end()
-        await self._start(status, [*extra, (b"content-length", b"%d" % len(body))])
-        await self._send_body(body, more=False)
+        self._start(status, [*extra, (b"content-length", b"%d" % len(body))])
+        await self._send_body(body, last=True)
 
-    async def _send_body(self, body: bytes, *, more: bool = True) -> None:
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+    async def _send_body(self, body: bytes, *, last: bool = False) -> None:
+        if self._cycle.is_full:
+            await self._cycle.ready()
+        self._cycle.write(body, last=last)
 
     async def _fail(self, error: ProxyError) -> None:
         """Before the first byte: the error's own status. After it: an error event, and a close without an end."""
@@ -362,8 +353,8 @@ class Exchange:
             self._end()
             self._headers = [pair for pair in self._headers if pair[0] != b"content-type"]
             head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *error.headers()]
-            await self._start(error.status, head)
-            await self._send_body(body, more=False)
+            self._start(error.status, head)
+            await self._send_body(body, last=True)
         except ClientGone:
             self._cause = self._cause or "client_gone"
             raise
@@ -382,8 +373,6 @@ class Exchange:
             streamed=call.stream,
         )
         try:
-            if not journal.room():
-                raise JournalFull
             journal.begin(begin)
         except (JournalFull, OSError) as error:
             raise Unavailable(

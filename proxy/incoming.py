@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from accounts.addresses import client_address
-from proxy.cycle import ClientGone
+from proxy.cycle import ClientGone, Cycle
 from proxy.errors import BadRequest, BodyTooLarge, LoopDetected, Unavailable
 from proxy.runtime import Runtime
 
@@ -14,24 +14,41 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 
-def check_head(runtime: Runtime, headers: Headers) -> None:
+class Fields(dict[bytes, bytes]):
+    """A request's header fields by name; of one that stands several times the last value, and `all` of them."""
+
+    __slots__ = ("pairs",)
+
+    def __init__(self, pairs: Headers) -> None:
+        super().__init__(pairs)
+        self.pairs = pairs
+
+    def all(self, name: bytes) -> list[bytes]:
+        if len(self) == len(self.pairs):
+            return [self[name]] if name in self else []
+        return [value for other, value in self.pairs if other == name]
+
+
+_SUSPECT = frozenset({b"via", b"content-encoding"})
+
+
+def check_head(runtime: Runtime, fields: Fields) -> None:
     """LoopDetected and BadRequest, before anything is read or asked."""
-    for name, value in headers:
-        if name == b"via" and runtime.via in value:
-            raise LoopDetected(
-                "This request has been through this proxy before: a provider's base URL points back at it."
-            )
-        if name == b"content-encoding" and value.strip().lower() != b"identity":
-            raise BadRequest("Compressed request bodies are not taken; send it as it is.", code="content_encoding")
+    if _SUSPECT.isdisjoint(fields):
+        return
+    if any(runtime.via in value for value in fields.all(b"via")):
+        raise LoopDetected("This request has been through this proxy before: a provider's base URL points back at it.")
+    if any(value.strip().lower() != b"identity" for value in fields.all(b"content-encoding")):
+        raise BadRequest("Compressed request bodies are not taken; send it as it is.", code="content_encoding")
 
 
-def address_of(runtime: Runtime, scope: Scope) -> str:
+def address_of(runtime: Runtime, scope: Scope, fields: Fields) -> str:
     """The client's address, past our own proxies."""
     client = scope.get("client")
     peer = str(client[0]) if client else ""
     if not runtime.trusted:
         return peer
-    forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    forwarded = [value.decode("latin-1") for value in fields.all(b"x-forwarded-for")]
     return client_address(peer, forwarded, runtime.trusted)
 
 
@@ -44,12 +61,22 @@ class Body:
         self._runtime = runtime
         self._size = 0
 
-    async def read(self, headers: Headers, receive: Receive) -> bytes:
+    async def read(self, fields: Fields, cycle: Cycle) -> bytes:
         """The whole body. BodyTooLarge beyond the cap; Unavailable when all bodies together are too much."""
-        runtime, parts = self._runtime, []
-        for name, value in headers:
-            if name == b"content-length" and value.isdigit() and int(value) > runtime.max_body:
-                raise self._too_large()
+        runtime = self._runtime
+        length = fields.get(b"content-length", b"")
+        if length.isdigit() and int(length) > runtime.max_body:
+            raise self._too_large()
+        body = cycle.whole_body()
+        if body is None:
+            return await self._collect(cycle.receive)
+        self.hold(len(body))
+        if self._size > runtime.max_body:
+            raise self._too_large()
+        return body
+
+    async def _collect(self, receive: Receive) -> bytes:
+        parts = []
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -57,7 +84,7 @@ class Body:
             part = message.get("body", b"")
             parts.append(part)
             self.hold(len(part))
-            if self._size > runtime.max_body:
+            if self._size > self._runtime.max_body:
                 raise self._too_large()
             if not message.get("more_body", False):
                 return parts[0] if len(parts) == 1 else b"".join(parts)

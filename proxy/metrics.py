@@ -5,7 +5,6 @@ A request adds to plain numbers; four times a second `flush` moves them into Pro
 
 from bisect import bisect_left
 from collections import Counter as Tally
-from functools import lru_cache
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -66,41 +65,56 @@ loop_lag = Histogram(
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
 )
 
+
+class Served:
+    """What was counted of one endpoint at one provider since the last flush."""
+
+    def __init__(self, endpoint: str, provider: str) -> None:
+        self._endpoint, self._provider = endpoint, provider
+        self.ended: Tally[tuple[str, int]] = Tally()  # by outcome and status
+        self.tokens_input = self.tokens_output = 0
+        if provider:
+            self.seconds = Series(_seconds.labels(endpoint, provider), _SECONDS)
+            self.first_byte = Series(_first_byte.labels(endpoint, provider), _SECONDS)
+
+    def flush(self) -> None:
+        for (outcome, status), count in self.ended.items():
+            _exchanges.labels(self._endpoint, self._provider, outcome, str(status)).inc(count)
+        self.ended.clear()
+        if not self._provider:
+            return
+        self.seconds.flush()
+        self.first_byte.flush()
+        if self.tokens_input or self.tokens_output:
+            _tokens.labels(self._provider, "input").inc(self.tokens_input)
+            _tokens.labels(self._provider, "output").inc(self.tokens_output)
+            self.tokens_input = self.tokens_output = 0
+
+
+_served: dict[tuple[str, str], Served] = {}
+
+
+def served(endpoint: str, provider: str) -> Served:
+    try:
+        return _served[endpoint, provider]
+    except KeyError:
+        return _served.setdefault((endpoint, provider), Served(endpoint, provider))
+
+
 # What has been counted since the last flush, by labels.
-exchanges: Tally[tuple[str, str, str, str]] = Tally()
-tokens: Tally[tuple[str, str]] = Tally()
 refused: Tally[tuple[str]] = Tally()
 attempts: Tally[tuple[str, str]] = Tally()
 breaker: Tally[tuple[str, str]] = Tally()  # change: opened, closed
 overhead = Series(_overhead, _OVERHEAD)
 
 
-@lru_cache(maxsize=256)
-def seconds(endpoint: str, provider: str) -> Series:
-    return _kept(Series(_seconds.labels(endpoint, provider), _SECONDS))
-
-
-@lru_cache(maxsize=256)
-def first_byte(endpoint: str, provider: str) -> Series:
-    return _kept(Series(_first_byte.labels(endpoint, provider), _SECONDS))
-
-
-_series = [overhead]
-
-
-def _kept(series: Series) -> Series:
-    _series.append(series)
-    return series
-
-
 def flush() -> None:
-    _drain(_exchanges, exchanges)
-    _drain(_tokens, tokens)
+    for served in _served.values():
+        served.flush()
     _drain(_refused, refused)
     _drain(_attempts, attempts)
     _drain(_breaker, breaker)
-    for series in _series:
-        series.flush()
+    overhead.flush()
 
 
 def _drain(counter: Counter, tally: Tally[Any]) -> None:

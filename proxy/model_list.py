@@ -90,17 +90,16 @@ async def _reached(runtime: Runtime, credentials: Sequence[Credential]) -> Listi
 
 async def _ask(runtime: Runtime, credential: Credential, known: Listing | None) -> tuple[Listing, float]:
     provider = credential.context.provider
-    outgoing = Outgoing(b"GET", WIRES[provider].target("models", "", False), runtime.outgoing_headers, b"")
+    outgoing = Outgoing(b"GET", WIRES[provider].target("models", "", False), (), b"")
     attempts = Attempts(
         runtime,
         WIRES,
         {provider: (credential,)},
-        prepare=lambda _: outgoing,
         deadline=time.monotonic() + 3 * PATIENCE,
     )
     try:
         async with asyncio.timeout(3 * PATIENCE):
-            response = await attempts.run((Route(provider, ""),))
+            response = await attempts.run((Route(provider, ""),), lambda _: outgoing)
             return Listing(models_in(provider, await _read(response))), YOUNG
     except TimeoutError:
         failure: ProxyError = UpstreamTimeout("The provider did not list its models in time.")

@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -33,6 +34,7 @@ from proxy.upstream import (
     ConnectTimeout,
     FirstByteTimeout,
     IdleTimeout,
+    Line,
     Origin,
     Response,
     Stream,
@@ -41,8 +43,9 @@ from proxy.upstream import (
     UpstreamError,
     WriteTimeout,
 )
+from proxy.upstream import prepare as prepare_line
 from proxy.wire import Wire
-from vault.crypto import Unsealable, unseal
+from vault.crypto import Unsealable
 from vault.providers import PROVIDERS
 
 logger = logging.getLogger(__name__)
@@ -54,7 +57,7 @@ MAX_ERROR_BODY = 64 << 10
 
 
 class Outgoing(msgspec.Struct):
-    """One request to a provider, but for the credential."""
+    """One request to a provider, but for the credential and what all requests carry."""
 
     method: bytes
     path: str
@@ -62,46 +65,49 @@ class Outgoing(msgspec.Struct):
     body: bytes | Stream  # a stream can be sent once
 
 
+Prepare = Callable[[Route], Outgoing]
+
+
 class Attempts:
     """Tries models in order, and the keys of each one's provider; says how far that came."""
+
+    _failure: ProxyError | None = None
+    route: Route | None = None  # whose the answer is, or the failure
+    credential: Credential | None = None  # the one that was tried last
+    tried = 0  # keys, also those whose provider could not be reached
+    made = 0  # requests that may have reached a provider
+    may_be_billed = False
+    provider_request_id = b""  # of the last answer
 
     def __init__(
         self,
         runtime: Runtime,
         wires: Mapping[str, Wire],
         credentials: Mapping[str, Sequence[Credential]],
-        *,
-        prepare: Callable[[Route], Outgoing],
         deadline: float,
     ) -> None:
-        """`prepare` encodes the request for one model, or raises BadRequest; `deadline` is in monotonic seconds."""
+        """`deadline` is in monotonic seconds."""
         self._runtime = runtime
         self._wires = wires
         self._credentials = credentials
-        self._prepare = prepare
         self._deadline = deadline
-        self._failure: ProxyError | None = None
         self._unreachable: set[Origin] = set()
         self._waits: list[int | None] = []  # that providers asked for in this round, ms; None: one failed otherwise
-        self.route: Route | None = None  # whose the answer is, or the failure
-        self.credential: Credential | None = None  # the one that was tried last
-        self.tried = 0  # keys, also those whose provider could not be reached
-        self.made = 0  # requests that may have reached a provider
-        self.may_be_billed = False
-        self.provider_request_id = b""  # of the last answer
 
-    async def run(self, routes: Sequence[Route]) -> Response:
-        """The first answer that is nobody else's turn. ProxyError, mapped for the client, when there is none."""
-        response = await self._round(routes)
+    async def run(self, routes: Sequence[Route], prepare: Prepare) -> Response:
+        """The first answer that is nobody else's turn. ProxyError, mapped for the client, when there is none.
+
+        `prepare` encodes the request for one model, or raises BadRequest."""
+        response = await self._round(routes, prepare)
         if response is None and (wait := self._worth_waiting()):
             await asyncio.sleep(wait)
-            response = await self._round(routes)
+            response = await self._round(routes, prepare)
         if response is not None:
             return response
         assert self._failure is not None
         raise self._final(self._failure)
 
-    async def _round(self, routes: Sequence[Route]) -> Response | None:
+    async def _round(self, routes: Sequence[Route], prepare: Prepare) -> Response | None:
         """Every model's turn; None when none of them was served."""
         self._waits = []
         for route in routes:
@@ -110,7 +116,7 @@ class Attempts:
                 self._pass_over(route, _key_missing(route))
                 continue
             try:
-                outgoing = self._prepare(route)
+                outgoing = prepare(route)
             except BadRequest as error:
                 self._fail(route, error)
                 continue
@@ -207,25 +213,22 @@ class Attempts:
 
     def _headers(self, credential: Credential, outgoing: Outgoing) -> list[tuple[bytes, bytes]]:
         """Where a stored key is in the clear, and only until its header is written."""
-        secret = unseal(credential.sealed, credential.context, self._runtime.keyring)
+        secret = credential.secret(self._runtime.keyring)
         provider = PROVIDERS[credential.context.provider]
-        said = {name for name, _ in outgoing.headers} if provider.version_headers else ()
-        version = [pair for pair in provider.version_headers if pair[0] not in said]
-        return [*provider.credential_headers(secret), *version, *outgoing.headers]
+        headers = [*provider.credential_headers(secret), *outgoing.headers]
+        if provider.version_headers:
+            said = {name for name, _ in outgoing.headers}
+            headers += [pair for pair in provider.version_headers if pair[0] not in said]
+        return headers
 
     async def _connected(self, where: Destination, headers: list[tuple[bytes, bytes]], outgoing: Outgoing) -> Response:
         """One request; a connection that was never made is tried again."""
         assert self.route is not None
+        line = line_of(where, outgoing.method, outgoing.path, self._runtime.outgoing_headers)
         for left in range(CONNECT_TRIES - 1, -1, -1):
             try:
-                return await self._runtime.pool.send(
-                    where.origin,
-                    outgoing.method,
-                    (where.path + outgoing.path).encode("ascii"),
-                    headers,
-                    outgoing.body,
-                    timeouts=self._runtime.timeouts,
-                    on_send=self._sending,
+                return await self._runtime.pool.ask(
+                    line, headers, outgoing.body, timeouts=self._runtime.timeouts, on_send=self._sending
                 )
             except UpstreamError as error:
                 metrics.attempts[self.route.provider, type(error).__name__] += 1
@@ -241,7 +244,7 @@ class Attempts:
     def _masked(self, body: bytes) -> bytes:
         """A provider that repeats its key puts it into no answer and no row, whatever a key looks like."""
         assert self.credential is not None
-        secret = unseal(self.credential.sealed, self.credential.context, self._runtime.keyring)
+        secret = self.credential.secret(self._runtime.keyring)
         return body.replace(secret.reveal().encode(), b"***")
 
     async def _refusal(self, response: Response) -> ProxyError:
@@ -257,6 +260,12 @@ class Attempts:
         if wait is not None:
             failure.retry_after_ms = wait
         return failure
+
+
+@lru_cache(maxsize=1024)
+def line_of(where: Destination, method: bytes, path: str, headers: tuple[tuple[bytes, bytes], ...]) -> Line:
+    """What requests to one place begin with."""
+    return prepare_line(where.origin, method, (where.path + path).encode("ascii"), headers)
 
 
 def _key_missing(route: Route) -> ProviderKeyMissing:

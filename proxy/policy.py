@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, TypeVar
 from uuid import UUID
@@ -25,9 +25,12 @@ from accounts.models import ProxyKey, User
 from proxy.errors import Unavailable
 from proxy.limits import Limit
 from proxy.models import ModelAlias
+from proxy.routing import Route
 from usage.quotas import Standing, used_up
-from vault.crypto import Context, Sealed
+from vault.crypto import Context, Sealed, Unlocked, unlock
+from vault.keyring import Keyring
 from vault.models import ApiKey
+from vault.secret import Secret
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +47,24 @@ PATIENCE = 1.0
 PROBE_EVERY = 0.25
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Credential:
     """A stored provider key, still sealed."""
 
     api_key_id: UUID
     sealed: Sealed
     context: Context
+    _unlocked: Unlocked | None = field(default=None, repr=False, compare=False)
+
+    def secret(self, keyring: Keyring) -> Secret:
+        """The key in the clear, for one use. Raises Unsealable."""
+        if self._unlocked is None:
+            self._unlocked = unlock(self.sealed, self.context, keyring)
+        return self._unlocked.open()
+
+
+# By endpoint, and by the models asked for.
+Routes = dict[tuple[str, tuple[str, ...]], Sequence[Route]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +88,7 @@ class Policy:
     loaded_at: float  # monotonic seconds
     used_up: Standing | None  # a limit of the plan's that keeps them from proxying until its end
     epochs: tuple[str, ...] | None = None  # as Redis had them before the read; None: Redis was not asked
+    routes: Routes = field(default_factory=dict, compare=False, repr=False)  # found so far; as old as the rest
 
     def allows(self, model: str) -> bool:
         return not self.allowed_models or any(

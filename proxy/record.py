@@ -35,14 +35,14 @@ def outcome(*, complete: bool, cause: str, error: ProxyError | None) -> str:
 
 
 def count(end: End, usage: Usage, times: Times) -> None:
-    metrics.exchanges[end.endpoint, end.provider, end.outcome, str(end.status_code)] += 1
+    served = metrics.served(end.endpoint, end.provider)
+    served.ended[end.outcome, end.status_code] += 1
     if end.provider:
-        metrics.seconds(end.endpoint, end.provider).observe(times.ended - times.began)
+        served.seconds.observe(times.ended - times.began)
         if times.first_byte:
-            metrics.first_byte(end.endpoint, end.provider).observe(times.first_byte - times.began)
-        if usage.total:
-            metrics.tokens[end.provider, "input"] += usage.input
-            metrics.tokens[end.provider, "output"] += usage.output
+            served.first_byte.observe(times.first_byte - times.began)
+        served.tokens_input += usage.input
+        served.tokens_output += usage.output
 
 
 def traceparent(headers: Headers) -> str:

@@ -5,18 +5,16 @@ import hashlib
 import logging
 import ssl
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 from uuid import UUID
 
 from django.conf import settings
 
 from accounts.addresses import networks
-from accounts.keys import Peppers
+from accounts.keys import Peppers, Proofs
 from proxy import metrics
 from proxy.breaker import Breaker
 from proxy.limits import Limiter
@@ -41,9 +39,8 @@ logger = logging.getLogger(__name__)
 MODEL_LISTS = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """Where a provider's requests go: the origin, and the path that all targets begin with."""
+class Destination(NamedTuple):
+    """Where a provider's requests go: the origin, and the path that all targets begin with. (Hashed per request.)"""
 
     origin: Origin
     path: str
@@ -66,12 +63,12 @@ def instance_id() -> str:
 class Runtime:
     def __init__(self) -> None:
         self.via = f"aiproxy-{instance_id()}".encode()
-        self.outgoing_headers = [  # of every request to a provider
+        self.outgoing_headers = (  # of every request to a provider
             (b"accept", b"*/*"),
             (b"accept-encoding", b"identity"),
             (b"user-agent", b"aiproxy"),
             (b"via", b"1.1 " + self.via),
-        ]
+        )
         self.trusted = networks(settings.AIPROXY_TRUSTED_PROXIES)
         self.cors_origins = frozenset(origin.encode() for origin in settings.AIPROXY_CORS_ORIGINS)
         self.traces = bool(settings.AIPROXY_OTLP_ENDPOINT)  # whether the record keeps the client's traceparent
@@ -81,6 +78,7 @@ class Runtime:
         self.bodies = 0  # bytes of request bodies in memory
         self.exchanges: set[Exchange] = set()
         self.peppers = Peppers.from_settings()
+        self.proofs = Proofs()
         self._resigned: set[bytes] = set()  # old verifiers that have been reported
         self.keyring = keyring.current()
         self.base_urls = {slug: provider.base_url for slug, provider in PROVIDERS.items()}
@@ -114,11 +112,10 @@ class Runtime:
         """Whether the limiter cannot tell the epochs: there is no Redis, or it is away."""
         return not isinstance(self.limiter, GuardedLimiter) or self.limiter.degraded
 
-    def cors(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    def cors(self, origin: bytes) -> list[tuple[bytes, bytes]]:
         """What lets an allowed web page read the answer (Fetch, "CORS protocol"); nothing for any other."""
         if not self.cors_origins:
             return []
-        origin = next((value for name, value in headers if name == b"origin"), b"")
         if origin not in self.cors_origins:
             return [(b"vary", b"origin")]
         return [

@@ -233,9 +233,9 @@ class ProxyProtocol(HttpToolsProtocol):
         }
         keep_alive = self._parser_keep_alive and not self._closing and line.version == "1.1"
         self.cycle = Cycle(self, scope, keep_alive=keep_alive, continue_due=continue_due)
-        task = self.loop.create_task(self.cycle.run(self.app))
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
+        # As loop.create_task, but for the making of a name that nobody reads.
+        self.cycle.task = asyncio.Task(self.cycle.run(self.app), loop=self.loop, name="exchange")
+        self.tasks.add(self.cycle.task)
 
     # --- The body ------------------------------------------------------------------------------------
 

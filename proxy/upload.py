@@ -9,15 +9,15 @@ from collections.abc import AsyncIterator
 
 from proxy.cycle import ClientGone
 from proxy.errors import BadRequest, BodyTooLarge
-from proxy.incoming import Body, Headers, Receive
+from proxy.incoming import Body, Fields, Receive
 from proxy.multipart import Form, boundary_of
 from proxy.upstream import Stream
 
 MAX_HELD = 1 << 20
 
 
-def is_form(headers: Headers) -> bool:
-    return any(name == b"content-type" and value[:10].lower() == b"multipart/" for name, value in headers)
+def is_form(fields: Fields) -> bool:
+    return any(value[:10].lower() == b"multipart/" for value in fields.all(b"content-type"))
 
 
 class Upload:
@@ -35,9 +35,8 @@ class Upload:
         self._refusal: BadRequest | None = None
         self.content_type = b""
 
-    async def begin(self, headers: Headers) -> "Upload":
+    async def begin(self, fields: Fields) -> "Upload":
         """Reads until the model is known, or what is wrong. BodyTooLarge and Unavailable at once, ClientGone."""
-        fields = dict(headers)
         if (length := fields.get(b"content-length")) is not None and length.isdigit():
             self._length = int(length)
             self._check_size(self._length)

@@ -81,6 +81,16 @@ class Origin(NamedTuple):
     port: int
 
 
+class Line(NamedTuple):
+    """How many requests begin: where they go, and their request line with the fields that are the same in all of them.
+    `prepare` makes one, checked."""
+
+    origin: Origin
+    start: bytes
+    has_body: bool  # its length is told though it is 0
+    head_only: bool
+
+
 class _Peer:
     """What the pool holds for one origin. `open` counts connections being made, busy and idle."""
 
@@ -134,11 +144,24 @@ class Pool:
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         on_send: Callable[[], None] | None = None,
     ) -> Response:
+        """One request in one call: see `prepare` and `ask`."""
+        return await self.ask(prepare(origin, method, target), headers, body, timeouts=timeouts, on_send=on_send)
+
+    async def ask(
+        self,
+        line: Line,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: Body = b"",
+        *,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        on_send: Callable[[], None] | None = None,
+    ) -> Response:
         """Sends one request and returns when the head of the answer is here. Host, Connection and framing fields are
         ours: ValueError for these, and for anything that would not be one well-formed head, before anything is sent.
         Raises UpstreamError; cancelling at any point closes the connection. Close or read out every Response.
         `on_send` is called just before the first byte goes out: who is cancelled earlier has sent nothing."""
-        first, rest = _encode(origin, method, target, headers, body)
+        first, rest = _encode(line, headers, body)
+        origin = line.origin
         peer = self._peers.get(origin)
         connection = self._take_idle(peer) if peer is not None and not peer.waiters else None
         if connection is None:
@@ -146,7 +169,7 @@ class Pool:
         # No await between the check of the connection and its first write.
         if on_send is not None:
             on_send()
-        return await connection.request(first, rest, timeouts=timeouts, head_only=method == b"HEAD")
+        return await connection.request(first, rest, timeouts=timeouts, head_only=line.head_only)
 
     @property
     def open_connections(self) -> int:
@@ -178,7 +201,7 @@ class Pool:
         idle = peer.idle
         while idle:
             connection = idle.pop()
-            if connection.reusable() and self._now() - connection.idle_since <= self._idle_timeout:
+            if connection.reusable() and connection.loop.time() - connection.idle_since <= self._idle_timeout:
                 return connection
             connection.abort()
         return None
@@ -253,13 +276,12 @@ class Pool:
         if self._closed or len(peer.idle) >= self._max_idle:
             connection.abort()
             return
-        loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
+        connection.idle_since = connection.loop.time()
         peer.idle.append(connection)
         if peer.waiters:
             self._wake_next(peer)
         if self._sweep_timer is None:
-            self._sweep_timer = loop.call_later(self._idle_timeout, self._sweep)
+            self._sweep_timer = connection.loop.call_later(self._idle_timeout, self._sweep)
 
     def _lost(self, connection: Connection) -> None:
         peer = self._connections.pop(connection)
@@ -414,42 +436,50 @@ _good_names: set[bytes] = set()
 _name_of = itemgetter(0)
 
 
-def _encode(
-    origin: Origin, method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]], body: Body
-) -> tuple[bytes, Sequence[memoryview] | Stream | None]:
-    """The bytes of the first write, and what is to follow it."""
-    if isinstance(body, Stream):
-        length = body.length
-        framing = b"transfer-encoding: chunked\r\n" if length is None else b"content-length: %d\r\n" % length
-        return _head(origin, method, target, headers, framing), body
-    parts = (body,) if isinstance(body, bytes) else tuple(body)
-    size = sum(map(len, parts))
-    framing = b"content-length: %d\r\n" % size if size or method in (b"POST", b"PUT", b"PATCH") else b""
-    head = _head(origin, method, target, headers, framing)
-    if size <= ONE_WRITE_BYTES:
-        return b"".join((head, *parts)), None
-    slices = [memoryview(part)[i : i + SLICE_BYTES] for part in parts for i in range(0, len(part), SLICE_BYTES)]
-    return head, slices
-
-
-def _head(
-    origin: Origin, method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]], framing: bytes
-) -> bytes:
+def prepare(origin: Origin, method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> Line:
+    """`headers` are those of all requests that begin so. ValueError for what would not be one well-formed head."""
     if method not in METHODS:
         raise ValueError(f"method {method!r}")
-    if target[:1] != b"/" or b" " in target or not target.isascii():
+    if target[:1] != b"/" or target.find(b" ") >= 0 or not target.isascii():
         raise ValueError("target: must be an absolute path, percent-encoded")
+    start = b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method, target, _authority(origin))
+    _check_lines(start, 2)
+    return Line(origin, start + _fields(headers), method in (b"POST", b"PUT", b"PATCH"), method == b"HEAD")
+
+
+def _encode(
+    line: Line, headers: Sequence[tuple[bytes, bytes]], body: Body
+) -> tuple[bytes, Sequence[memoryview] | Stream | None]:
+    """The bytes of the first write, and what is to follow it."""
+    fields = _fields(headers)
+    if isinstance(body, Stream):
+        length = body.length
+        framing = b"transfer-encoding: chunked\r\n\r\n" if length is None else b"content-length: %d\r\n\r\n" % length
+        return line.start + fields + framing, body
+    parts = (body,) if isinstance(body, bytes) else tuple(body)
+    size = sum(map(len, parts))
+    framing = b"content-length: %d\r\n\r\n" % size if size or line.has_body else b"\r\n"
+    if size <= ONE_WRITE_BYTES:
+        return b"".join((line.start, fields, framing, *parts)), None
+    slices = [memoryview(part)[i : i + SLICE_BYTES] for part in parts for i in range(0, len(part), SLICE_BYTES)]
+    return line.start + fields + framing, slices
+
+
+def _fields(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """A line for each."""
+    if not headers:
+        return b""
     if not _good_names.issuperset(map(_name_of, headers)):
         _check_names(headers)
     # b": ".join(pair) makes a field line without a Python frame a field.
-    fields = b"\r\n".join(map(b": ".join, headers))
-    if fields:
-        fields += b"\r\n"
-    head = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b\r\n" % (method, target, _authority(origin), fields, framing)
-    lines = len(headers) + (4 if framing else 3)
+    fields = b"\r\n".join([*map(b": ".join, headers), b""])
+    _check_lines(fields, len(headers))
+    return fields
+
+
+def _check_lines(head: bytes, lines: int) -> None:
     if len(head) - len(head.translate(None, _CONTROLS)) != 2 * lines:
         raise ValueError("a control character in the target or in a header")
-    return head
 
 
 def _check_names(headers: Sequence[tuple[bytes, bytes]]) -> None:

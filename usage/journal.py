@@ -106,7 +106,8 @@ class Journal:
 
     def room(self) -> bool:
         """Whether the reserved space covers all open exchanges, and both records of one more."""
-        return not self._closing and self._capacity() >= (len(self._open) + 2) * RECORD_MAX
+        needed = (len(self._open) + 2) * RECORD_MAX
+        return not self._closing and (len(self._spares) * self._usable >= needed or self._capacity() >= needed)
 
     def begin(self, begin: Begin) -> None:
         """Before anything that may be billed. Raises JournalFull or OSError: then the request must be refused."""

@@ -121,18 +121,17 @@ def fit(end: End) -> End:
 
 
 def encode(record: Record) -> bytes:
-    """The record's bytes. Texts are cut to their columns in place."""
+    """The record's bytes. Texts that others wrote are cut to their columns in place."""
     if isinstance(record, End):
         record.model = cut(record.model, 100)
-        record.endpoint = cut(record.endpoint, 40)
-        record.provider = cut(record.provider, 20)
-        record.error_message = cut(record.error_message, 200)
-        record.provider_request_id = cut(record.provider_request_id, 80)
-        record.traceparent = cut(record.traceparent, 55)
+        if record.error_message:
+            record.error_message = cut(record.error_message, 200)
+        if record.provider_request_id:
+            record.provider_request_id = cut(record.provider_request_id, 80)
+        if record.traceparent:
+            record.traceparent = cut(record.traceparent, 55)
     elif isinstance(record, Begin):
         record.model = cut(record.model, 100)
-        record.endpoint = cut(record.endpoint, 40)
-        record.provider = cut(record.provider, 20)
     elif isinstance(record, Refused):
         record.error = cut(record.error, 200)
     try:
@@ -146,12 +145,7 @@ def frame(payload: bytes) -> bytes:
     length = len(payload)
     if length > RECORD_MAX - HEAD:
         raise ValueError(f"a journal record of {length} bytes is longer than {RECORD_MAX - HEAD}")
-    return _head(payload) + payload
-
-
-def _head(payload: bytes) -> bytes:
-    length = len(payload)
-    return b"\n%08x%04x" % (crc32(payload, length), length)
+    return b"\n%08x%04x%b" % (crc32(payload, length), length, payload)
 
 
 def decode(payload: bytes) -> Record:
@@ -172,7 +166,7 @@ def payload_at(data: bytes, at: int) -> bytes | None:
     payload = data[at + HEAD : at + HEAD + length]
     # The head as a whole is compared: int() also takes spaces and signs. Nothing is no record: twelve zeros in a text
     # behind a stray newline would be one.
-    if not payload or len(payload) != length or head != _head(payload):
+    if not payload or len(payload) != length or length > RECORD_MAX - HEAD or not data.startswith(frame(payload), at):
         return None
     return payload
 

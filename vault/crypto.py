@@ -74,8 +74,33 @@ def seal(secret: Secret, context: Context, keyring: Keyring) -> Sealed:
     return _seal(secret, context, keyring, salt=os.urandom(_SALT_BYTES), nonce=os.urandom(NONCE_BYTES))
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Unlocked:
+    """A record whose form and commitment are right: all that opening it takes, ready for every use.
+
+    It is worth no more to who reads this memory than the master key beside it. Plaintext is not kept.
+    """
+
+    data_key: AESGCM
+    nonce: bytes
+    ciphertext: bytes
+    associated: bytes
+
+    def open(self) -> Secret:
+        """Decrypts for one use. Raises Unsealable."""
+        try:
+            return Secret(self.data_key.decrypt(self.nonce, self.ciphertext, self.associated).decode())
+        except (InvalidTag, ValueError):
+            raise Unsealable from None
+
+
 def unseal(sealed: Sealed, context: Context, keyring: Keyring) -> Secret:
     """Decrypts for one use. Raises Unsealable, and nothing else, whatever is wrong with the record."""
+    return unlock(sealed, context, keyring).open()
+
+
+def unlock(sealed: Sealed, context: Context, keyring: Keyring) -> Unlocked:
+    """What costs most of opening a record, once for many uses. Raises Unsealable, and nothing else."""
     try:
         record = binascii.a2b_base64(sealed.encrypted_key, strict_mode=True)
         nonce = bytes(memoryview(sealed.iv))
@@ -88,8 +113,8 @@ def unseal(sealed: Sealed, context: Context, keyring: Keyring) -> Secret:
         if not hmac.compare_digest(commitment, record[_COMMITMENT_AT:_CIPHERTEXT_AT]):
             raise Unsealable
         associated = _associated_data(context, sealed.master_key_id)
-        return Secret(data_key.decrypt(nonce, record[_CIPHERTEXT_AT:], associated).decode())
-    except (InvalidTag, ValueError, TypeError, LookupError, AttributeError, struct.error):
+        return Unlocked(data_key, nonce, record[_CIPHERTEXT_AT:], associated)
+    except (ValueError, TypeError, LookupError, AttributeError, struct.error):
         raise Unsealable from None
 
 
@@ -120,12 +145,10 @@ def _vault_key(master: bytes) -> bytes:
     return HKDF(SHA256(), _KEY_BYTES, salt=None, info=b"aiproxy/1/vault").derive(master)
 
 
-@functools.lru_cache(maxsize=4096)
 def _record_keys(master: bytes, salt: bytes) -> tuple[AESGCM, bytes]:
     """The data key, ready to use, and the commitment of one record: HKDF-SHA512 with info "rec" (RFC 5869).
 
-    Its 64 bytes are one block, so that two HMACs are all of it. Kept, since it costs more than the rest of opening a
-    record, and is worth no more to who reads this memory than the master key beside it. Plaintext is not kept.
+    Its 64 bytes are one block, so that two HMACs are all of it.
     """
     pseudorandom_key = hmac.digest(salt, _vault_key(master), "sha512")
     derived = hmac.digest(pseudorandom_key, b"rec\x01", "sha512")

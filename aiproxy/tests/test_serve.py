@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 
-from aiproxy.management.commands.serve import METRICS_PREFIX, remove_left_directories
+from aiproxy.metrics_directory import PREFIX, remove_left
 from proxy.tests.raw_http import RawClient
 from tests.servers import free_port
 
@@ -141,8 +141,8 @@ def test_it_serves_warns_of_migrations_and_ends_without_a_trace(serve):
     family = served.children()
     assert len(family) == 3
     until(lambda: answers(port))
-    metrics = Path(f"/proc/{served.process.pid}/environ").read_text().partition("PROMETHEUS_MULTIPROC_DIR=")[2]
-    metrics = Path(metrics.partition("\0")[0])
+    open_files = map(os.readlink, Path(f"/proc/{served.process.pid}/fd").iterdir())
+    [metrics] = {Path(name).parent for name in open_files if PREFIX in name}
     assert list(metrics.glob("counter_*.db"))
 
     with served.client() as client:
@@ -313,9 +313,9 @@ def test_refusals_of_the_server_have_the_shape_of_the_api(stage):
 
 def test_it_removes_what_killed_services_left_and_nothing_else(tmp_path):
     for name in ("left", "held", "new"):
-        (tmp_path / f"{METRICS_PREFIX}{name}").mkdir()
-    (tmp_path / f"{METRICS_PREFIX}left" / "lock").touch()
-    with open(tmp_path / f"{METRICS_PREFIX}held" / "lock", "w") as lock:
+        (tmp_path / f"{PREFIX}{name}").mkdir()
+    (tmp_path / f"{PREFIX}left" / "lock").touch()
+    with open(tmp_path / f"{PREFIX}held" / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        remove_left_directories(tmp_path)
-    assert {entry.name.removeprefix(METRICS_PREFIX) for entry in tmp_path.iterdir()} == {"held", "new"}
+        remove_left(tmp_path)
+    assert {entry.name.removeprefix(PREFIX) for entry in tmp_path.iterdir()} == {"held", "new"}

@@ -10,7 +10,7 @@ that was longer than its estimate); the debt refills like everything else.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 Verdict = Literal["ok", "stale", "limited", "too_large"]
 Kind = Literal["requests", "tokens", "parallel", ""]
@@ -55,6 +55,8 @@ class Ask:
     epochs: tuple[str, ...] | None = None
     # Who admitted it: a settle goes to the same place, also when the other one has taken over meanwhile.
     owner: "Limiter | None" = field(default=None, repr=False, compare=False)
+    # What its owner keeps ready for it.
+    prepared: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(slots=True)

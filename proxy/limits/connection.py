@@ -127,7 +127,7 @@ class Connection(asyncio.Protocol):
         self._waiting.append((self._loop.time(), None, receipt))
         self._watch()
         if self._linger is None:
-            self._linger = self._loop.call_later(LINGER, self._flush)
+            self._linger = self._loop.call_later(LINGER, self._lingered)
 
     def hurry(self, timeout: float) -> None:
         """From now on, this long for a reply."""
@@ -179,11 +179,13 @@ class Connection(asyncio.Protocol):
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeout, self._check)
 
+    def _lingered(self) -> None:
+        """A flush meanwhile does not put it off: to be early for a later one costs less than a timer for each."""
+        self._linger = None
+        self._flush()
+
     def _flush(self) -> None:
         self._called = False
-        if self._linger is not None:
-            self._linger.cancel()
-            self._linger = None
         if self._out and self._transport is not None:
             self._transport.write(b"".join(self._out))
             self._out.clear()

@@ -48,8 +48,8 @@ _STALE: Final = 1
 _HEAD: Final = 10
 _LIMITS: Final = Struct("<qqq")  # requests a minute, tokens a minute, in parallel; -1: unlimited
 _NONE: Final = (None, None, None)
-# Bytes of "*3", the count that stands before three packed arguments.
-_COUNT: Final = len(b"*3\r\n")
+# A request's own three arguments on the wire, each behind its length.
+_OWN: Final = b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 
 
 class _Script:
@@ -57,6 +57,11 @@ class _Script:
         self.text = "\n".join(parts)
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
         self.load = pack(("SCRIPT", "LOAD", self.text))
+
+
+def _sized(one: str, two: str, three: str) -> tuple[int, bytes, int, bytes, int, bytes]:
+    """For _OWN: all of them are ASCII."""
+    return len(one), one.encode("ascii"), len(two), two.encode("ascii"), len(three), three.encode("ascii")
 
 
 class _Command:
@@ -72,10 +77,10 @@ class _Command:
         self.settles = any(limit.tpm is not None or limit.max_parallel is not None for limit in ask.limits)
 
     def packed_admit(self, ask: Ask, token: str) -> bytes:
-        return self.admit + pack((ask.request_id, ask.tokens, token))[_COUNT:]
+        return self.admit + _OWN % _sized(ask.request_id, str(ask.tokens), token)
 
     def packed_settle(self, ask: Ask, tokens: int) -> bytes:
-        return self.settle + pack((ask.request_id, ask.tokens, tokens))[_COUNT:]
+        return self.settle + _OWN % _sized(ask.request_id, str(ask.tokens), str(tokens))
 
 
 class _Settlement:
@@ -168,7 +173,8 @@ class RedisLimiter:
         """One round trip. Cancelled or unanswered, it is given back as soon as Redis can be told."""
         ask.owner = self
         connection = self._connection or await self._ready()
-        packed = self._command(ask).packed_admit(ask, next(self._fresh))
+        ask.prepared = command = self._command(ask)
+        packed = command.packed_admit(ask, next(self._fresh))
         try:
             reply = await connection.call(packed)
             if type(reply) is not list:
@@ -181,7 +187,7 @@ class RedisLimiter:
 
     def settle(self, ask: Ask, tokens: int) -> None:
         self._held.pop(ask.request_id, None)
-        if self._command(ask).settles:
+        if (ask.prepared or self._command(ask)).settles:
             self._post(_Settlement(self, ask, tokens))
 
     async def renew(self) -> None:
@@ -237,7 +243,8 @@ class RedisLimiter:
         self._backlog.clear()
 
     def packed_settle(self, ask: Ask, tokens: int) -> bytes:
-        return self._command(ask).packed_settle(ask, tokens)
+        command: _Command = ask.prepared or self._command(ask)
+        return command.packed_settle(ask, tokens)
 
     def keep(self, settlement: _Settlement) -> None:
         """Remember it for the next connection; the oldest give way (their slots expire by themselves)."""
@@ -357,7 +364,7 @@ class RedisLimiter:
         requests = reply[4:7] if reply[4] >= 0 else _NONE
         tokens = reply[7:10] if reply[7] >= 0 else _NONE
         if verdict == _OK:
-            if self._command(ask).settles:
+            if ask.prepared.settles:
                 self._held[ask.request_id] = ask
             return Admission("ok", epochs, "", "", 0, *requests, *tokens)
         scope = ask.limits[place - 1].scope
@@ -373,7 +380,7 @@ class RedisLimiter:
 
 
 def _open_ended(arguments: Arguments) -> bytes:
-    """A packed command that lacks its last three arguments; they are packed without their own count and put behind."""
+    """A packed command that lacks its last three arguments: _OWN writes them."""
     packed = pack(arguments)
     return b"*%d\r\n" % (len(arguments) + 3) + packed[packed.index(b"\r\n") + 2 :]
 

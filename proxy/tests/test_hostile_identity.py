@@ -16,7 +16,7 @@ from django.utils import timezone
 from accounts import hashers, keys, tokens
 from accounts.keys import issue, mint
 from accounts.models import Plan
-from proxy import authentication, exchange, pipeline, policy
+from proxy import authentication, exchange, policy
 from proxy.limits.memory import MemoryLimiter
 from proxy.limits.redis import RedisLimiter
 from usage.journal import Journal
@@ -44,15 +44,20 @@ def anonymous(client):
 # --- A check that fails itself denies ----------------------------------------------------------------------------
 
 # Everything between a request's head and its way to a provider that can raise what nobody expected.
-CHECKS = [
+AT_FIRST_USE = [
     (keys, "parse"),
     (keys.Peppers, "verify"),
     (keys.hmac, "compare_digest"),
+    (policy.Policy, "allows"),
+]
+CHECKS = [
+    *AT_FIRST_USE,
+    (keys.Proofs, "find"),
+    (authentication, "_proves"),
     (policy.Policies, "known"),
     (policy.Policies, "load"),
     (policy.Policies, "is_current"),
     (policy.Policies, "young_enough"),
-    (policy.Policy, "allows"),
     (policy, "read_policy"),
     (policy, "read_row_epochs"),
     (authentication, "presented_key"),
@@ -65,7 +70,7 @@ CHECKS = [
     (MemoryLimiter, "admit"),
     (Journal, "room"),
     (Journal, "begin"),
-    (pipeline, "unseal"),
+    (policy.Credential, "secret"),
 ]
 REDIS_CHECKS = [(RedisLimiter, "admit"), (RedisLimiter, "read_epochs")]
 FAULTS = [RuntimeError, TypeError, KeyError, MemoryError, AttributeError, OSError]
@@ -99,9 +104,19 @@ async def test_it_denies_whatever_check_fails_itself(client, provider, proxy_key
     await sync_to_async(restrict)(proxy_key[0], ip_allowlist=["127.0.0.0/8"], allowed_models=["gpt-4o"])
     assert (await ask(client)).status_code == 200
     lenient = {name async for name, _, status in assert_denied(client, provider, CHECKS) if status == 200}
-    # A policy that is at hand and young is not read anew; one that the database says is current needs no age.
-    assert lenient <= {"load", "read_policy"}
+    # A policy that is at hand and young is not read anew; what was found by it is not asked again.
+    assert lenient <= {"load", "read_policy", *(name for _, name in AT_FIRST_USE)}
     assert (await ask(client)).status_code == 200
+
+
+async def test_it_denies_the_first_use_of_a_key_whatever_fails(client, plane, provider):
+    for (place, name), fault in itertools.product(AT_FIRST_USE, FAULTS):
+        plane.runtime.proofs._proofs.clear()
+        plane.runtime.policies._policies.clear()
+        with pytest.MonkeyPatch.context() as patched:
+            refuse_at(patched, place, name, fault)
+            assert (await ask(client)).status_code in NO, name
+    assert provider.requests == []
 
 
 async def test_it_denies_an_unknown_key_whatever_fails(client, plane, provider):

@@ -276,7 +276,8 @@ def test_it_cuts_client_text_to_what_a_column_takes(text, kept):
 
 def test_its_longest_record_fits_the_space_kept_for_one():
     wide = "\U0001f600" * 200
-    end = an_end(model=wide, endpoint=wide, provider=wide, error_message=wide, provider_request_id=wide)
+    ours = {"endpoint": "e" * 40, "provider": "p" * 20}
+    end = an_end(model=wide, error_message=wide, provider_request_id=wide, **ours)
     for name in ("tokens_input", "tokens_output", "tokens_total", "tokens_cached", "tokens_reasoning"):
         setattr(end, name, -(2**63))
     end.cost = Decimal("1234.12345678")

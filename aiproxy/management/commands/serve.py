@@ -1,11 +1,6 @@
 """The production entry: workers, the shipper beside them, and an end that leaves nothing running, nothing unshipped."""
 
-import contextlib
-import fcntl
 import os
-import shutil
-import sys
-import tempfile
 import threading
 from argparse import ArgumentTypeError
 from pathlib import Path
@@ -16,11 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
 
-# Set to the process id when the environment is complete. Prometheus' client chooses at its import, which is before any
-# command runs, whether processes are added up; so the command starts itself once more, in the same process.
-BEGUN = "_SERVE_BEGUN"
-METRICS = "PROMETHEUS_MULTIPROC_DIR"
-METRICS_PREFIX = "aiproxy-metrics-"
+from aiproxy import metrics_directory
 
 
 def port_number(text: str) -> int:
@@ -47,7 +38,7 @@ def seconds(text: str) -> float:
 
 class Command(BaseCommand):
     help = "Serves the proxy: workers, and the shipper of usage rows beside them, until SIGTERM or Ctrl-C."
-    requires_system_checks: list[str] = []  # they run once the environment is complete
+    requires_system_checks: list[str] = []  # they run once the options are settings
 
     def add_arguments(self, parser: CommandParser) -> None:
         count = str(settings.AIPROXY_WORKERS)
@@ -62,33 +53,25 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            self._run(options)
+        finally:
+            metrics_directory.remove()
+
+    def _run(self, options: dict[str, Any]) -> None:
         if options["workers"] > 1 and not settings.REDIS_URL:
             raise CommandError(
                 f"--workers {options['workers']} needs Redis: without it workers cannot share rate limits or learn of"
                 " revoked keys at once. Set REDIS_URL, or serve with --workers 1."
             )
-        if os.environ.pop(BEGUN, "") != str(os.getpid()):
-            self._begin_anew(options["workers"], options["grace"])
-        master = os.getpid()
-        try:
-            self.check()
-            self._warn_of_migrations()
-            self._serve(options)
-        finally:
-            if os.getpid() == master and Path(os.environ[METRICS]).name.startswith(METRICS_PREFIX):
-                shutil.rmtree(os.environ[METRICS], ignore_errors=True)
-
-    def _begin_anew(self, workers: int, grace: float) -> None:
-        environment = {
-            **os.environ,
-            BEGUN: str(os.getpid()),
-            "AIPROXY_WORKERS": str(workers),
-            "AIPROXY_GRACE": str(grace),
-            METRICS: empty_metrics_directory(),
-        }
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+        if not metrics_directory.is_ours():
+            raise CommandError(
+                "Start it as `manage.py serve`: where metrics are added up is chosen before Django is loaded."
+            )
+        settings.AIPROXY_WORKERS, settings.AIPROXY_GRACE = options["workers"], options["grace"]
+        self.check()
+        self._warn_of_migrations()
+        self._serve(options)
 
     def _warn_of_migrations(self) -> None:
         """A warning only: /readyz answers 503 until they are made, and says so."""
@@ -114,32 +97,6 @@ class Command(BaseCommand):
         if settings.AIPROXY_METRICS_PORT:
             side_processes.append(SideProcess("metrics", serve_metrics))
         Service(options["host"], options["port"], workers=options["workers"], side_processes=side_processes).run()
-
-
-def empty_metrics_directory() -> str:
-    """The operator's own directory without the files of processes that are gone, or a new one in memory."""
-    given = os.environ.get(METRICS)
-    if given:
-        Path(given).mkdir(parents=True, exist_ok=True)
-        for left in Path(given).glob("*.db"):
-            left.unlink(missing_ok=True)
-        return given
-    memory = "/dev/shm"  # noqa: S108
-    parent = memory if os.access(memory, os.W_OK) else tempfile.gettempdir()
-    remove_left_directories(Path(parent))
-    directory = tempfile.mkdtemp(prefix=METRICS_PREFIX, dir=parent)
-    lock = os.open(Path(directory, "lock"), os.O_CREAT | os.O_RDWR, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    os.set_inheritable(lock, True)  # held until the last of our processes has ended
-    return directory
-
-
-def remove_left_directories(parent: Path) -> None:
-    """Those of services that were killed: nobody holds their lock."""
-    for directory in parent.glob(METRICS_PREFIX + "*"):
-        with contextlib.suppress(OSError), open(directory / "lock") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(directory, ignore_errors=True)
 
 
 def close_database() -> None:
