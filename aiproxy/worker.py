@@ -55,6 +55,7 @@ class ProxyServer(Server):
             if listener.family != socket.AF_UNIX and hasattr(socket, "TCP_NOTSENT_LOWAT"):
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LIMIT)
         await super().startup(sockets)
+        gc.freeze()  # prices, trust roots, code: what is there from the start stays, and is not looked at again
         if self.started and self._worker.age == 1:
             self._worker.announce()
 
