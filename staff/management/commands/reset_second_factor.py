@@ -17,6 +17,7 @@ class Command(BaseCommand):
         whose = parser.add_mutually_exclusive_group(required=True)
         whose.add_argument("email", nargs="?", help="Their e-mail address.")
         whose.add_argument("--all", action="store_true", help="Of everybody.")
+        parser.add_argument("--dry-run", action="store_true", help="Say whose would be reset, and reset none.")
 
     def handle(self, *args: Any, **options: Any) -> str:
         rows = Authenticator.objects.select_related("user")
@@ -25,6 +26,8 @@ class Command(BaseCommand):
         found = list(rows)
         if not found and not options["all"]:
             raise CommandError(f"{options['email']} has no second factor (or there is no such user).")
+        if options["dry_run"]:
+            return "\n".join([*(row.user.email for row in found), f"{len(found)} would be reset."])
         for row in found:
             row.reset("reset by an operator")
         return f"{len(found)} reset. They are asked to set up a new one when they sign in."
