@@ -29,7 +29,7 @@ from audit.trail import record
 from proxy.api import ModelAliasSerializer
 from proxy.models import ModelAlias
 from usage import export, queries
-from usage.models import ProxyRequest, UsageDay, UsageHour
+from usage.models import ProxyRequest, UsageDay, UsageHour, UserDay, UserHour
 from vault.api import ApiKeySerializer
 from vault.models import ApiKey
 
@@ -130,7 +130,14 @@ def _anonymise_requests(user: User) -> None:
     for id in {*used, *user.proxy_keys.values_list("pk", flat=True)}:
         no_key = uuid4()
         rows.filter(proxy_key_id=id).update(
-            user_id=nobody, proxy_key_id=no_key, api_key_id=None, error_message="", provider_request_id=""
+            user_id=nobody,
+            proxy_key_id=no_key,
+            api_key_id=None,
+            error_message="",
+            provider_request_id="",
+            attempts=None,
         )
         for table in sums:
             table.filter(proxy_key_id=id).update(user_id=nobody, proxy_key_id=no_key)
+    for model in (UserHour, UserDay):
+        model._default_manager.filter(user_id=user.pk).update(user_id=nobody)

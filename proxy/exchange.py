@@ -435,6 +435,8 @@ class Exchange:
         assert self._identity is not None
         policy, call, found = self._identity.policy, self._call, self._route
         credential = self._attempts.credential if self._attempts else None
+        outcome = record.outcome(complete=self._complete, cause=self._cause, error=self._error)
+        status = self._status or CLIENT_CLOSED_REQUEST
         return End(
             id=self._id,
             user_id=policy.user_id,
@@ -444,8 +446,8 @@ class Exchange:
             provider=found.provider if found else "",
             api_key_id=credential.api_key_id if credential else None,
             streamed=bool(call and call.stream),
-            outcome=record.outcome(complete=self._complete, cause=self._cause, error=self._error),
-            status_code=self._status or CLIENT_CLOSED_REQUEST,
+            outcome=outcome,
+            status_code=status,
             error_message=self._error.message if self._error else "",
             tokens_input=usage.input,
             tokens_output=usage.output,
@@ -458,6 +460,7 @@ class Exchange:
             ttft_ms=record.milliseconds(times.began, times.first_byte) if times.first_byte else None,
             overhead_ms=round(self._overhead * 1000, 3) if self._overhead else None,
             provider_request_id=self._attempts.provider_request_id.decode("latin-1") if self._attempts else "",
+            attempts=self._attempts.several(outcome, status) if self._attempts else None,
         )
 
 

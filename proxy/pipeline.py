@@ -45,6 +45,7 @@ from proxy.upstream import (
 )
 from proxy.upstream import prepare as prepare_line
 from proxy.wire import Wire
+from usage.journal import Attempt
 from vault.crypto import Unsealable
 from vault.providers import PROVIDERS
 
@@ -54,6 +55,8 @@ logger = logging.getLogger(__name__)
 NEXT_KEY = frozenset({401, 402, 429, 503, 529})
 CONNECT_TRIES = 3
 MAX_ERROR_BODY = 64 << 10
+# Attempts that a row tells of: the first ones, and the last.
+MOST_TOLD = 16
 
 
 class Outgoing(msgspec.Struct):
@@ -72,6 +75,8 @@ class Attempts:
     """Tries models in order, and the keys of each one's provider; says how far that came."""
 
     _failure: ProxyError | None = None
+    _trail: Sequence[Attempt] = ()  # what has come to nothing
+    _since = 0.0  # when the attempt under way began, monotonic seconds; 0: there is none
     route: Route | None = None  # whose the answer is, or the failure
     credential: Credential | None = None  # the one that was tried last
     tried = 0  # keys, also those whose provider could not be reached
@@ -132,10 +137,11 @@ class Attempts:
             return None
         entered = self._runtime.breaker.enter(credential.api_key_id)
         if entered == "open":
-            self._pass_over(route, self._resting(route, credential))
+            self._pass_over(route, self._resting(route, credential), credential)
             return None
         self.tried += 1
         self.route, self.credential = route, credential
+        self._since = time.monotonic()
         alive = None
         try:
             response = await self._connected(where, self._headers(credential, outgoing), outgoing)
@@ -173,13 +179,31 @@ class Attempts:
     def _fail(self, route: Route, failure: ProxyError, *, wait: int | None = None) -> None:
         """What the client is told if nobody after this one serves the request."""
         self.route, self._failure = route, failure
+        self._note(route, failure.code or failure.type, failure.status)
         if not isinstance(failure, BadRequest):
             self._waits.append(wait)
 
-    def _pass_over(self, route: Route, failure: ProxyError) -> None:
+    def _pass_over(self, route: Route, failure: ProxyError, credential: Credential | None = None) -> None:
         """The same for a key or model that is not asked: it tells less than the failure of one that was."""
+        self._note(route, failure.code or failure.type, failure.status, credential)
         if not self.tried and not isinstance(self._failure, BreakerOpen):
             self.route, self._failure = route, failure
+
+    def _note(self, route: Route, result: str, status: int, credential: Credential | None = None) -> None:
+        """One model or key has come to nothing, `credential` without being asked."""
+        if self._since:
+            credential = self.credential
+        ms = int((time.monotonic() - self._since) * 1000) if self._since else 0
+        self._since = 0.0
+        key = credential.api_key_id if credential else None
+        attempt = Attempt(route.provider, route.model, key, result, status, ms)
+        self._trail = [*self._trail[: MOST_TOLD - 1], attempt]
+
+    def several(self, outcome: str, status: int) -> list[Attempt] | None:
+        """All of them, the last of which has come to this; None if there was but one."""
+        if self._trail and self._since and self.route is not None:
+            self._note(self.route, outcome, status)
+        return list(self._trail) if len(self._trail) > 1 else None
 
     def _final(self, failure: ProxyError) -> ProxyError:
         if self.made > 1 and failure.status >= 500:

@@ -16,7 +16,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.html import format_html
-from django.utils.safestring import SafeString
+from django.utils.safestring import SafeString, mark_safe
 
 from accounts.ids import made_at
 from accounts.keys import PREFIX
@@ -101,9 +101,10 @@ class ProxyRequestAdmin(ShippedAdmin):
                 ]
             },
         ),
+        ("Attempts", {"fields": ["tries"]}),
         ("Time", {"fields": [("latency_ms", "ttft_ms", "overhead_ms"), "writer"]}),
     ]
-    readonly_fields = ["result", "who", "proxy_key", "provider_key"]
+    readonly_fields = ["result", "who", "proxy_key", "provider_key", "tries"]
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[log_pages.LogPages]:
         return log_pages.LogPages
@@ -135,7 +136,9 @@ class ProxyRequestAdmin(ShippedAdmin):
 
     @admin.display(description="Model")
     def what(self, row: ProxyRequest) -> SafeString:
-        return format_html('{} <span class="quiet">{}{}</span>', row.model, row.provider, " stream" * row.streamed)
+        several = f" {len(row.attempts)} attempts" if row.attempts else ""
+        quiet = f"{row.provider}{' stream' * row.streamed}{several}"
+        return format_html('{} <span class="quiet">{}</span>', row.model, quiet)
 
     @admin.display(description="Tokens in → out")
     def tokens(self, row: ProxyRequest) -> str:
@@ -166,6 +169,17 @@ class ProxyRequestAdmin(ShippedAdmin):
     @admin.display(description="Provider key")
     def provider_key(self, row: ProxyRequest) -> SafeString | str:
         return "-" if row.api_key_id is None else _key_link(ApiKey, row.api_key_id)
+
+    @admin.display(description="Tried in order")
+    def tries(self, row: ProxyRequest) -> SafeString | str:
+        """Each with its key, by one query for all of them."""
+        if not row.attempts:
+            return "once"
+        ids = {attempt["api_key_id"] for attempt in row.attempts} - {None}
+        keys = ApiKey.objects.in_bulk([UUID(id) for id in ids])
+        lines = ({**attempt, "key": _key_shown(keys, attempt["api_key_id"])} for attempt in row.attempts)
+        shown = "<li>{provider}/{model}, {key}: <b>{result}</b> ({status}), {ms} ms</li>"
+        return format_html("<ol>{}</ol>", mark_safe("".join(format_html(shown, **line) for line in lines)))  # noqa: S308
 
     # --- Search ---------------------------------------------------------------------------------------
 
@@ -235,6 +249,15 @@ class ProxyRequestAdmin(ShippedAdmin):
         name = f"requests-{timezone.now():%Y%m%d-%H%M%S}.{format}"
         headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
         return export.Download(pieces(rows), content_type=content_type, headers=headers)
+
+
+def _key_shown(keys: dict[UUID, ApiKey], id: str | None) -> SafeString | str:
+    if id is None:
+        return "no key"
+    key = keys.get(UUID(id))
+    if key is None:
+        return format_html("{} (gone)", id)
+    return format_html('<a href="{}">{}</a>', reverse("admin:vault_apikey_change", args=[id]), key)
 
 
 def _key_link(model: type[ProxyKey | ApiKey], id: UUID) -> SafeString:

@@ -18,7 +18,20 @@ from usage.filters import RequestsQuery, SeriesQuery, SummaryQuery
 from usage.models import ProxyRequest, ProxyRequestQuerySet
 
 
+class AttemptSerializer(serializers.Serializer[Any]):
+    provider = serializers.CharField()
+    model = serializers.CharField()
+    api_key_id = serializers.UUIDField(allow_null=True)
+    result = serializers.CharField(help_text="`ok` or another outcome, else the code of the error.")
+    status = serializers.IntegerField()
+    ms = serializers.IntegerField()
+
+
 class RequestRow(serializers.ModelSerializer[ProxyRequest]):
+    attempts = AttemptSerializer(
+        many=True, read_only=True, allow_null=True, help_text="If several models or keys were tried; else null."
+    )
+
     class Meta:
         model = ProxyRequest
         fields = [
@@ -44,6 +57,7 @@ class RequestRow(serializers.ModelSerializer[ProxyRequest]):
             "ttft_ms",
             "overhead_ms",
             "provider_request_id",
+            "attempts",
         ]
         read_only_fields = fields
 

@@ -1,5 +1,6 @@
 """Owns the one way in which many rows are written at once, on both databases. Knows no table."""
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +17,11 @@ def insert(
         # width: a cast to varchar(20) would cut in silence what the INSERT refuses.
         kinds = [field.db_type(connection).partition("(")[0] for field in fields]
         source = f"SELECT * FROM unnest({', '.join(f'%s::{kind}[]' for kind in kinds)})"  # noqa: S608
-        parameters: list[Any] = [list(column) for column in zip(*rows, strict=True)]
+        columns_of = zip(fields, zip(*rows, strict=True), strict=True)
+        parameters: list[Any] = [
+            [_json(value) for value in column] if isinstance(field, models.JSONField) else list(column)
+            for field, column in columns_of
+        ]
     else:
         row = f"({', '.join(['%s'] * len(columns))})"
         source = f"VALUES {', '.join([row] * len(rows))}"
@@ -38,6 +43,12 @@ def insert_from(model: type[models.Model], columns: Sequence[str], query: "model
 
 def _adapter(field: Any) -> Callable[[Any], Any] | None:
     """What turns a value into one that SQLite takes."""
+    if isinstance(field, models.JSONField):
+        return _json
     if isinstance(field, models.UUIDField | models.DateTimeField | models.DecimalField):
         return lambda value: field.get_db_prep_save(value, connection=connection)
     return None
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else json.dumps(value)

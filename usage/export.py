@@ -85,4 +85,6 @@ def _csv_lines(rows: list[Row]) -> str:
 
 
 def _inert(value: Any) -> Any:
+    if isinstance(value, list):
+        return json.dumps(value)
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from usage.records import RECORD_MAX, Begin, End, Record, Refused, Resigned, encode
+from usage.records import RECORD_MAX, Attempt, Begin, End, Record, Refused, Resigned, encode
 
-__all__ = ["Begin", "End", "Journal", "JournalFull"]
+__all__ = ["Attempt", "Begin", "End", "Journal", "JournalFull"]
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Owns sums over a period. Reads those by day, and at its ends by hour: never the log, however long that is.
 
-Over all users it reads the sums that are kept over all users, wherever nothing is asked of one of them.
+Of each it reads the smallest table that knows: by user alone, over all users, or of each key and model.
 """
 
 import datetime as dt
@@ -17,8 +17,9 @@ from django.db.models.expressions import Combinable
 from django.db.models.functions import TruncDay, TruncHour, TruncMonth
 
 from usage import periods
-from usage.models import Outcome, TotalDay, TotalHour, UsageDay, UsageHour
+from usage.models import Outcome
 from usage.rollup import BUCKETS, BUCKETS_MS, ERRORS, SUMS
+from usage.sums import TotalDay, TotalHour, UsageDay, UsageHour, UserDay, UserHour
 
 BY_TIME = ("day", "hour", "month")
 # What a request is of, and its column.
@@ -71,18 +72,25 @@ def _parts(
     only: Mapping[str, Any] | None = None,
 ) -> list[QuerySet[Any]]:
     """The rows of a period, from whole hours on: its whole days by the day, its ends by the hour."""
-    of_all = user_id is None and not {"key", "user_id"} & set(groups)
-    hours, days = (TotalHour, TotalDay) if of_all else (UsageHour, UsageDay)
+    asked = {_COLUMNS.get(name, name) for name in (*groups, *(only or ())) if name not in BY_TIME}
+    hours, days = (table._default_manager for table in _tables(user_id, asked))
     of_user = {**(only or {}), **({} if user_id is None else {"user_id": user_id})}
     day, last = _whole(since, "day"), _whole(until, "day")
     if "hour" in groups or last <= day:
-        return [hours._default_manager.filter(hour__gte=since, hour__lt=until, **of_user).order_by()]
+        return [hours.filter(hour__gte=since, hour__lt=until, **of_user).order_by()]
     first = day if day == since else day + dt.timedelta(days=1)
     ends = Q(hour__gte=since, hour__lt=first) | Q(hour__gte=last, hour__lt=until)
     return [
-        days._default_manager.filter(day__gte=first, day__lt=last, **of_user).order_by(),
-        hours._default_manager.filter(ends, **of_user).order_by(),
+        days.filter(day__gte=first, day__lt=last, **of_user).order_by(),
+        hours.filter(ends, **of_user).order_by(),
     ]
+
+
+def _tables(user_id: UUID | None, columns: set[str]) -> tuple[type[Any], type[Any]]:
+    """The smallest that have what is asked for."""
+    if user_id is None and columns <= {"provider", "model"}:
+        return TotalHour, TotalDay
+    return (UserHour, UserDay) if columns <= {"user_id"} else (UsageHour, UsageDay)
 
 
 def _group(name: str, rows: QuerySet[Any]) -> Combinable:
@@ -200,7 +208,7 @@ def grouped_lines(
 
     The database folds the others: what it answers is bounded, however many models there are.
     """
-    parts = _parts(user_id, _whole(since, "hour"), until, [step], only)
+    parts = _parts(user_id, _whole(since, "hour"), until, [step, group_by], only)
     ranked = _added_up(parts, [group_by], [*{rank, "requests"}])
     top = sorted(((group, sums) for (group,), sums in ranked.items()), key=_most(rank))[:most]
     column = _COLUMNS[group_by]

@@ -1,4 +1,4 @@
-"""Owns the limits of a plan that hold for a day or a month (UTC): how much of each the hourly sums say is used.
+"""Owns the limits of a plan that hold for a day or a month (UTC): how much of each the daily sums say is used.
 
 They count what has ended, so what is under way as one is reached still ends. Knows no mail and no HTTP.
 """
@@ -15,7 +15,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from accounts.models import Plan, User
-from usage.models import UsageHour
+from usage.models import UserDay
 from usage.periods import following
 
 
@@ -69,9 +69,9 @@ def standings(users: Iterable[User]) -> dict[UUID, list[Standing]]:
     if not plans:
         return {}
     oldest = min(begin(quota.unit, now) for plan in plans.values() for quota in _quotas(plan))
-    hours = UsageHour.objects.filter(user_id__in=plans, hour__gte=oldest).order_by().values("user_id")
-    sums = {quota.name: Sum(quota.sums, filter=Q(hour__gte=begin(quota.unit, now)), default=0) for quota in QUOTAS}
-    used = {row["user_id"]: row for row in hours.annotate(**sums)}
+    days = UserDay.objects.filter(user_id__in=plans, day__gte=oldest).order_by().values("user_id")
+    sums = {quota.name: Sum(quota.sums, filter=Q(day__gte=begin(quota.unit, now)), default=0) for quota in QUOTAS}
+    used = {row["user_id"]: row for row in days.annotate(**sums)}
     return {
         id: [_standing(plan, quota, used.get(id, {}), now) for quota in _quotas(plan)] for id, plan in plans.items()
     }

@@ -52,6 +52,17 @@ class Begin(msgspec.Struct, array_like=True, tag="begin", gc=False):
     streamed: bool
 
 
+class Attempt(msgspec.Struct, array_like=True, gc=False):
+    """One of several tries of an exchange: who was asked, and what came of it."""
+
+    provider: str
+    model: str
+    api_key_id: UUID | None
+    result: str  # an outcome, or the code of the error that the client would have been told
+    status: int  # the same as a status
+    ms: int
+
+
 class End(msgspec.Struct, array_like=True, tag="end", gc=False):
     """An ended exchange: all of its row, so that the row can be made without the Begin.
 
@@ -81,6 +92,7 @@ class End(msgspec.Struct, array_like=True, tag="end", gc=False):
     overhead_ms: float | None = None
     provider_request_id: str = ""
     traceparent: str = ""  # the client's, when a collector is told; in no column
+    attempts: list[Attempt] | None = None  # in order, the last one too; None: there was one, which is this row
 
 
 class Refused(msgspec.Struct, array_like=True, tag="refused", gc=False):
@@ -130,6 +142,9 @@ def encode(record: Record) -> bytes:
             record.provider_request_id = cut(record.provider_request_id, 80)
         if record.traceparent:
             record.traceparent = cut(record.traceparent, 55)
+        if record.attempts:
+            for attempt in record.attempts:
+                attempt.model, attempt.result = cut(attempt.model, 100), cut(attempt.result, 40)
     elif isinstance(record, Begin):
         record.model = cut(record.model, 100)
     elif isinstance(record, Refused):
@@ -138,6 +153,9 @@ def encode(record: Record) -> bytes:
         payload = _encoder.encode(record)
     except OverflowError:  # beyond 64 bits
         payload = _encoder.encode(fit(record) if isinstance(record, End) else record)
+    while len(payload) > RECORD_MAX - HEAD and isinstance(record, End) and record.attempts:
+        del record.attempts[len(record.attempts) // 2]  # the first and the last tell most
+        payload = _encoder.encode(record)
     return frame(payload)
 
 

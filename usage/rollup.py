@@ -11,7 +11,8 @@ from django.db.models import F
 
 from accounts.ids import made_at
 from usage import bulk
-from usage.models import NOT_ERRORS, Outcome, Sums, TotalDay, TotalHour, UsageDay, UsageHour
+from usage.models import NOT_ERRORS, Outcome
+from usage.sums import Sums, TotalDay, TotalHour, UsageDay, UsageHour, UserDay, UserHour
 
 # Upper bounds of the latency buckets, milliseconds; the last bucket takes the rest.
 BUCKETS_MS = (100, 250, 500, 1_000, 2_000, 4_000, 8_000, 15_000, 30_000, 60_000, 120_000)
@@ -25,6 +26,8 @@ SUMS = ("requests", "errors", *TOKENS, "cost", "unpriced", "latency_ms_sum", *BU
 TABLES: dict[type[Sums], tuple[str, ...]] = {
     UsageHour: ("user_id", "hour", "proxy_key_id", "provider", "model"),
     UsageDay: ("user_id", "day", "proxy_key_id", "provider", "model"),
+    UserHour: ("user_id", "hour"),
+    UserDay: ("user_id", "day"),
     TotalHour: ("hour", "provider", "model"),
     TotalDay: ("day", "provider", "model"),
 }

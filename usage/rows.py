@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
+import msgspec
 from django.db import connection, transaction
 
 from accounts.ids import made_at
@@ -15,7 +16,7 @@ from accounts.models import User
 from usage import bulk, partitions, rollup
 from usage.models import Outcome, ProxyRequest
 from usage.pricing import COST_LIMIT
-from usage.records import Begin, End, fit
+from usage.records import Attempt, Begin, End, fit
 
 _COLUMNS = (
     "id",
@@ -41,7 +42,7 @@ _COLUMNS = (
     "overhead_ms",
     "provider_request_id",
 )
-_INSERTED = (*_COLUMNS, "created_at", "writer")
+_INSERTED = (*_COLUMNS, "attempts", "created_at", "writer")
 _COST_STEP = Decimal("1e-8")
 
 
@@ -129,6 +130,7 @@ def _forget_the_deleted(ends: Sequence[End]) -> None:
         if end.user_id in deleted:
             end.user_id, end.proxy_key_id, end.api_key_id = new[end.user_id], new[end.proxy_key_id], None
             end.error_message = end.provider_request_id = ""
+            end.attempts = None
 
 
 def _present(users: set[UUID]) -> set[UUID]:
@@ -148,7 +150,13 @@ def _insert(rows: Sequence[Row]) -> set[UUID]:
 
 def _values(row: Row) -> list[Any]:
     end = row.end
-    return [*(getattr(end, name) for name in _COLUMNS), made_at(end.id), row.writer]
+    attempts = [_named(attempt) for attempt in end.attempts] if end.attempts else None
+    return [*(getattr(end, name) for name in _COLUMNS), attempts, made_at(end.id), row.writer]
+
+
+def _named(attempt: Attempt) -> dict[str, Any]:
+    key = attempt.api_key_id
+    return {**msgspec.structs.asdict(attempt), "api_key_id": None if key is None else str(key)}
 
 
 def _replace_interrupted(late: Sequence[Row]) -> list[Row]:

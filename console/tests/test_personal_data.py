@@ -11,8 +11,9 @@ from accounts.ids import made_at, uuid7
 from accounts.models import ProxyKey, User
 from audit.models import Event
 from proxy.policy import read_policy
-from usage import export
+from usage import export, rebuild
 from usage.models import ProxyRequest, UsageDay, UsageHour
+from usage.rollup import DERIVED, TABLES
 from usage.rows import Row
 from usage.rows import store as store_rows
 from usage.tests.conftest import an_end
@@ -28,7 +29,7 @@ def request_of(user, key):
     ids = {"user_id": user.pk, "proxy_key_id": key.pk, "model": "gpt-4o"}
     hour = made_at(id).replace(minute=0, second=0, microsecond=0)
     UsageHour.objects.get_or_create(user_id=user.pk, defaults={"hour": hour, "requests": 1, **ids})
-    UsageDay.objects.get_or_create(user_id=user.pk, defaults={"day": hour.replace(hour=0), "requests": 1, **ids})
+    rebuild.from_hours(hour.replace(hour=0), UsageHour, DERIVED)
     ended = {"outcome": "ok", "status_code": 200, "error_message": "of theirs", "provider_request_id": "req_1"}
     return ProxyRequest.objects.create(id=id, created_at=made_at(id), api_key_id=uuid7(), **ids, **ended)
 
@@ -78,7 +79,7 @@ def test_requests_that_are_shipped_later_lead_to_nobody_either(api, owner, stran
     assert delete(api(owner), password).status_code == 204
     for _ in range(2):  # as when a shipper dies before it has removed the segment
         store_rows([Row(end, "w") for end in (*ends, other)], lambda step: None)
-    said = str([[*table.objects.values()] for table in (ProxyRequest, UsageHour, UsageDay)])
+    said = str([[*table.objects.values()] for table in (ProxyRequest, *TABLES)])
     assert not [word for word in known if word in said] and "of mine" in said
     assert UsageDay.objects.exclude(user_id=stranger.pk).get().requests == 2
     assert ProxyRequest.objects.get(pk=other.id).user_id == stranger.pk

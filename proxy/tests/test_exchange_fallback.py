@@ -49,6 +49,10 @@ def ask(client, **fields):
     return client.post("/v1/chat/completions", json=body | fields)
 
 
+def told(row):
+    return [(attempt["model"], attempt["result"], attempt["status"]) for attempt in row.attempts]
+
+
 def served_by(response):
     return tuple(response.headers[f"x-aiproxy-{name}"] for name in ("provider", "model", "attempts"))
 
@@ -66,6 +70,28 @@ async def test_it_asks_the_next_model_when_one_is_not_served(anthropic, client, 
     assert served_by(response) == ("openai", "gpt-4o", "2")
     (row,) = await rows()
     assert (row.provider, row.model, row.outcome, row.tokens_total) == ("openai", "gpt-4o", "ok", 12)
+    assert told(row) == [("claude-opus-4-6", "overloaded", 503), ("gpt-4o", "ok", 200)]
+    assert row.attempts[1]["api_key_id"] == str(row.api_key_id) != row.attempts[0]["api_key_id"]
+
+
+async def test_it_tells_of_every_attempt_when_none_was_served(anthropic, client, provider, rows):
+    anthropic.default = OVERLOADED
+    provider.default = answer(500, {"error": {"message": "broken", "type": "server_error"}})
+    await ask(client, models=["qwen-plus", *MODELS])
+    (row,) = await rows()
+    assert told(row) == [
+        ("qwen-plus", "provider_key_missing", 424),
+        ("claude-opus-4-6", "overloaded", 503),
+        ("gpt-4o", "provider_error", row.status_code),
+    ]
+    assert row.attempts[0]["api_key_id"] is None
+
+
+async def test_a_request_that_was_tried_once_has_no_list_of_attempts(anthropic, client, provider, rows):
+    await ask(client)
+    anthropic.default = OVERLOADED
+    await ask(client, models=MODELS[:1])
+    assert [row.attempts for row in await rows()] == [None, None]
 
 
 async def test_it_writes_the_body_anew_for_each_provider(anthropic, client, provider):

@@ -12,8 +12,9 @@ from django.db.models import Sum
 
 from accounts.ids import uuid7
 from usage.journal import Begin, End, Journal
-from usage.models import ProxyRequest, Sums
+from usage.models import ProxyRequest
 from usage.rollup import BUCKETS, SUMS, TABLES, fold
+from usage.sums import Sums
 
 USER, PROXY_KEY, API_KEY = uuid7(), uuid7(), uuid7()
 

@@ -1,5 +1,7 @@
 """Staff look and do not touch; nothing a client or provider wrote does anything in the page."""
 
+import datetime as dt
+import secrets
 from urllib.parse import quote
 from uuid import UUID
 
@@ -8,14 +10,17 @@ from django.contrib.admin import site
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from accounts.ids import made_at
+from accounts.ids import made_at, uuid7
 from accounts.keys import PREFIX
-from accounts.models import ProxyKey, User
+from accounts.models import Plan, ProxyKey, User
 from usage import log_pages
 from usage.admin import ProxyRequestAdmin
 from usage.models import ProxyRequest, UsageHour
+from usage.records import Attempt
 from usage.rows import Row, store
 from usage.tests.conftest import an_end
+from vault.secret import Secret
+from vault.store import add as store_key
 
 LOG = "/admin/usage/proxyrequest/"
 pytestmark = pytest.mark.django_db
@@ -30,6 +35,7 @@ def staff(client):
 
 def record(**fields):
     end = an_end(**fields)
+    User.objects.get_or_create(pk=end.user_id, defaults={"email": f"{end.user_id}@example.com", "plan_id": "free"})
     store([Row(end, "test")], lambda step: None)
     return end.id
 
@@ -140,6 +146,7 @@ def test_it_leaves_out_what_was_at_another_time(staff):
         ("outcome=timeout", {"outcome": "timeout", "status_code": 504}),
         ("outcome=failed", {"outcome": "refused", "status_code": 429}),
         ("model=other", {"model": "other"}),
+        ("when=all&model=other", {"model": "other"}),
         ("slower_than=5000", {"latency_ms": 5001}),
         ("user=00000000-0000-0000-0000-000000000001", {"user_id": UUID(int=1)}),
         ("proxy_key=00000000-0000-0000-0000-000000000002", {"proxy_key_id": UUID(int=2)}),
@@ -150,6 +157,31 @@ def test_it_filters_by_what_other_pages_link_to(staff, query, fields):
     wanted = record(**fields)
     record()
     assert listed(staff.get(f"{LOG}?{query}")) == [wanted]
+
+
+@pytest.mark.parametrize("tries", [2, 16])
+def test_it_shows_every_attempt_in_as_many_queries_as_two(staff, owner, django_assert_num_queries, tries):
+    Plan.objects.update(max_api_keys=tries)
+    keys = [store_key(owner.pk, "openai", f"key {n}", Secret("sk-" + secrets.token_hex(20))) for n in range(tries)]
+    attempts = [Attempt("openai", f"m{n}", key.pk, "<b>", 429, n) for n, key in enumerate(keys)]
+    id = record(user_id=owner.pk, attempts=attempts)
+    staff.get(f"{LOG}{id}/change/")  # what is known from then on is asked here
+    with django_assert_num_queries(8):
+        page = staff.get(f"{LOG}{id}/change/").text
+    assert page.count("<b>&lt;b&gt;</b> (429)") == tries
+    assert all(f"/admin/vault/apikey/{key.pk}/change/" in page for key in keys)
+    assert f"{tries} attempts" in staff.get(LOG).text
+
+
+@pytest.mark.parametrize("few", [0, 50])
+def test_it_finds_a_model_in_the_hours_in_which_it_was_used(staff, monkeypatch, few):
+    monkeypatch.setattr(log_pages.ModelFilter, "FEW", few)
+    hours = [made_at(uuid7()) - dt.timedelta(hours=ago) for ago in (1, 2, 30)]
+    wanted = [record(id=uuid7(int(hour.timestamp() * 1000)), model="rare") for hour in hours]
+    record()
+    assert listed(staff.get(f"{LOG}?model=rare&when=all")) == wanted
+    assert listed(staff.get(f"{LOG}?model=rare&when=24h")) == wanted[:2]
+    assert listed(staff.get(f"{LOG}?model=never&when=all")) == []
 
 
 @pytest.mark.parametrize(

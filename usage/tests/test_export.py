@@ -36,6 +36,7 @@ def exporter(clerk):
 
 def record(**fields):
     end = an_end(**fields)
+    User.objects.get_or_create(pk=end.user_id, defaults={"email": f"{end.user_id}@example.com", "plan_id": "free"})
     store([Row(end, "test")], lambda step: None)
     return str(end.id)
 

@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 from accounts.ids import uuid7
 from usage import segments
 from usage.journal import Journal, JournalFull
-from usage.records import RECORD_MAX, Begin, End, cut, decode, encode
+from usage.records import HEAD, RECORD_MAX, Attempt, Begin, End, cut, decode, encode
 from usage.segments import Tail
 from usage.shipper import Shipper
 from usage.tests.conftest import a_begin, an_end, exchange, rows, sums_match_rows, wait_until
@@ -285,6 +285,15 @@ def test_its_longest_record_fits_the_space_kept_for_one():
     end.overhead_ms = -1.2345678901234567e-300
 
     assert len(encode(end)) <= RECORD_MAX
+
+
+def test_it_tells_of_fewer_attempts_where_all_do_not_fit():
+    tries = [Attempt("openai", "\U0001f600" * 100, uuid7(), "rate_limited", 429, number) for number in range(16)]
+    end = an_end(error_message="\U0001f600" * 200, attempts=tries)
+    record = encode(end)
+    kept = decode(record[HEAD:]).attempts
+    assert len(record) <= RECORD_MAX and 2 <= len(kept) < 16
+    assert [kept[0].ms, kept[-1].ms] == [0, 15]
 
 
 def test_it_reads_records_of_before_a_field_was_added():

@@ -83,11 +83,12 @@ def test_it_says_which_days_do_not_add_up():
     assert command(check=True) == "The sums of 4 days agree."
 
 
-def test_the_migration_fills_the_new_tables():
+def test_the_migrations_fill_the_new_tables():
     before = contents()
     for table in DERIVED:
         table._default_manager.all().delete()
-    import_module("usage.migrations.0006_fill_days_and_totals").fill(apps, None)
+    for name in ("0006_fill_days_and_totals", "0008_fill_sums_of_users"):
+        import_module(f"usage.migrations.{name}").fill(apps, None)
     assert contents() == before
 
 
