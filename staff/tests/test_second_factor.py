@@ -262,6 +262,12 @@ def test_an_operator_resets_a_lost_one(enforced, member, app, signed_in, capsys)
     assert notes(member)[0] == "reset by an operator"
 
 
+def test_an_operator_can_look_first_whose_would_be_reset(member, app, capsys):
+    call_command("reset_second_factor", "--all", "--dry-run")
+    assert capsys.readouterr().out.split() == [member.email, "1", "would", "be", "reset."]
+    assert Authenticator.objects.filter(user=member).exists()
+
+
 def test_the_operator_is_told_of_a_typing_mistake(db):
     with pytest.raises(CommandError, match=r"nobody@example\.com has no second factor"):
         call_command("reset_second_factor", "nobody@example.com")
