@@ -102,6 +102,7 @@ AIPROXY_ADMIN_HOST = env.str("AIPROXY_ADMIN_HOST", "").lower()  # one of ALLOWED
 AIPROXY_ADMIN_SECOND_FACTOR = env.bool("AIPROXY_ADMIN_SECOND_FACTOR", not DEBUG)
 AIPROXY_ADMIN_SESSION_HOURS = env.float("AIPROXY_ADMIN_SESSION_HOURS", 8)
 AIPROXY_ADMIN_IDLE_MINUTES = env.float("AIPROXY_ADMIN_IDLE_MINUTES", 30)
+AIPROXY_ADMIN_PROOF_MINUTES = env.float("AIPROXY_ADMIN_PROOF_MINUTES", 15)
 
 # --- Django ----------------------------------------------------------------------------------------
 INSTALLED_APPS = [

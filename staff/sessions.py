@@ -1,4 +1,5 @@
-"""Owns how long a session of staff lasts: shorter than others', and shorter still while nobody uses it."""
+"""Owns how long a session of staff lasts: shorter than others', and shorter still while nobody uses it; and how long it
+is fresh enough for what is dangerous."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from django.contrib.auth.signals import user_logged_in
 from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse
 
-_UNTIL, _SEEN = "staff.until", "staff.seen"  # Unix seconds
+_UNTIL, _SEEN, _PROVED = "staff.until", "staff.seen", "staff.proved"  # Unix seconds
 _GRAIN = 60  # seconds; a session is written at most that often
 
 
@@ -17,7 +18,19 @@ _GRAIN = 60  # seconds; a session is written at most that often
 def _limit(request: HttpRequest, user: Any, **_: Any) -> None:
     if user.is_staff:
         request.session[_UNTIL] = time.time() + settings.AIPROXY_ADMIN_SESSION_HOURS * 3600
+        proved(request)
         _go_on(request)
+
+
+def proved(request: HttpRequest) -> None:
+    """Somebody has just shown a password or a code: it is they who sit there."""
+    request.session[_PROVED] = time.time()
+
+
+def is_fresh(request: HttpRequest) -> bool:
+    """Whether that was a moment ago, or the operator asks for it at the door alone."""
+    minutes = settings.AIPROXY_ADMIN_PROOF_MINUTES
+    return not minutes or time.time() - request.session.get(_PROVED, 0) < minutes * 60
 
 
 def is_limited(request: HttpRequest) -> bool:

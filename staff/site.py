@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from copy import copy
+from functools import wraps
 from typing import Any
 
 import django_otp
@@ -9,7 +10,7 @@ import segno
 from axes.handlers.proxy import AxesProxyHandler
 from django import forms
 from django.conf import settings
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.auth import REDIRECT_FIELD_NAME, logout
 from django.contrib.auth.signals import user_login_failed
 from django.db import transaction
@@ -21,7 +22,10 @@ from django.utils.safestring import mark_safe
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.debug import sensitive_post_parameters
+from rest_framework.exceptions import Throttled
+from rest_framework.request import Request
 
+from accounts.lockout import check_password
 from accounts.throttles import LoginThrottle
 from audit.models import Action
 from audit.trail import record
@@ -30,6 +34,23 @@ from staff.models import Authenticator, new_salt
 
 _SALT = "staff.salt"  # in the session, until the new app has shown a right code
 _WRONG = "That code is not right, or was used already. After wrong ones you must wait a little longer each time."
+
+
+# What hands out power, takes it away, or cannot be undone: pages by the names of their URLs, and actions.
+DANGEROUS = frozenset(
+    {
+        "auth_group_add",
+        "auth_group_change",
+        "auth_group_delete",
+        "accounts_user_change",
+        "accounts_user_delete",
+        "auth_user_password_change",
+        "staff_authenticator_delete",
+        "vault_apikey_delete",
+        "vault_apikey_keyring",
+    }
+)
+DANGEROUS_ACTIONS = frozenset({"delete_selected", "disable", "revoke", "revoke_keys"})
 
 
 class CodeInput(forms.TextInput):
@@ -47,6 +68,12 @@ class CodeForm(forms.Form):
     )
 
 
+class PasswordForm(forms.Form):
+    password = forms.CharField(
+        label="Your password", widget=forms.PasswordInput(attrs={"autocomplete": "current-password", "autofocus": True})
+    )
+
+
 class StaffSite(admin.AdminSite):
     """An admin site whose pages are for staff who have shown a second factor; see `needs_second_factor`."""
 
@@ -60,10 +87,27 @@ class StaffSite(admin.AdminSite):
         """Nothing for who is only half-way in."""
         return super().get_app_list(request, app_label) if self.has_permission(request) else []
 
+    def admin_view(self, view: Any, cacheable: bool = False) -> Any:
+        """What is dangerous asks for a code again, unless one was shown a moment ago: an open browser is not enough."""
+        inner = super().admin_view(view, cacheable)
+
+        @wraps(inner)
+        def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+            if _is_dangerous(request) and self.has_permission(request) and not sessions.is_fresh(request):
+                messages.warning(request, "Nothing was done yet: show that it is you, then do it again.")
+                query = QueryDict(mutable=True)
+                query[REDIRECT_FIELD_NAME] = request.get_full_path()
+                return HttpResponseRedirect(f"{reverse(f'{self.name}:again')}?{query.urlencode(safe='/')}")
+            response: HttpResponse = inner(request, *args, **kwargs)
+            return response
+
+        return guarded
+
     def get_urls(self) -> list[URLPattern | URLResolver]:
         return [
             path("second-factor/", self._door(self.second_factor), name="second_factor"),
             path("second-factor/enrol/", self._door(self.enrol), name="enrol"),
+            path("second-factor/again/", self._door(self.again), name="again"),
             path("second-factor/manage/", self.admin_view(self.manage), name="manage_second_factor"),
             *super().get_urls(),
         ]
@@ -76,7 +120,7 @@ class StaffSite(admin.AdminSite):
                 return HttpResponseRedirect(reverse(f"{self.name}:login"))
             return _too_many(request) or view(request)
 
-        return never_cache(csrf_protect(sensitive_post_parameters("code")(guarded)))
+        return never_cache(csrf_protect(sensitive_post_parameters("code", "password")(guarded)))
 
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if request.method == "GET" and self._knows_password(request) and needs_second_factor(request):
@@ -97,6 +141,22 @@ class StaffSite(admin.AdminSite):
                 return _locked_out(request)
             form.add_error("code", _WRONG)
         return self._page(request, "code", "Second factor", form=form, next=self._next(request))
+
+    def again(self, request: HttpRequest) -> HttpResponse:
+        """Asks who is in already for a code once more; who needs none, for the password."""
+        if needs_second_factor(request):
+            return self._to("second_factor", request)
+        has_app = _own(request) is not None
+        form = (CodeForm if has_app else PasswordForm)(request.POST or None)
+        if form.is_valid():
+            (typed,) = form.cleaned_data.values()
+            if (is_right if has_app else _is_password)(request, typed):
+                sessions.proved(request)
+                return HttpResponseRedirect(self._next(request))
+            if not request.user.is_authenticated:
+                return _locked_out(request)
+            form.add_error(None, _WRONG if has_app else "That password is not right.")
+        return self._page(request, "again", "Show that it is you", form=form, next=self._next(request))
 
     def enrol(self, request: HttpRequest) -> HttpResponse:
         """Shows a new secret until the app has shown a right code of it, then the recovery codes, once."""
@@ -164,6 +224,21 @@ def needs_second_factor(request: HttpRequest) -> bool:
     return settings.AIPROXY_ADMIN_SECOND_FACTOR or _own(request) is not None
 
 
+def _is_dangerous(request: HttpRequest) -> bool:
+    if request.method != "POST" or request.resolver_match is None:
+        return False
+    return request.resolver_match.url_name in DANGEROUS or request.POST.get("action") in DANGEROUS_ACTIONS
+
+
+def _is_password(request: HttpRequest, password: str) -> bool:
+    """Wrong ones count as at the door; the one too many signs them out."""
+    try:
+        return check_password(Request(request), request.user.get_username(), password) is not None
+    except Throttled:
+        logout(request)
+        return False
+
+
 def _own(request: HttpRequest) -> Authenticator | None:
     own: Authenticator | None = getattr(request.user, "authenticator", None)
     return own
@@ -190,6 +265,7 @@ def is_right(request: HttpRequest, code: str) -> bool:
 def _let_in(request: HttpRequest, own: Authenticator) -> None:
     request.session.cycle_key()
     django_otp.login(request, own)
+    sessions.proved(request)
     record(Action.SECOND_FACTOR, own.user, note="shown")
 
 

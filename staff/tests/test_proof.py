@@ -1,0 +1,75 @@
+"""What is dangerous asks again who sits there."""
+
+import time
+
+import pytest
+from django.contrib.auth.models import Group
+
+from staff.tests.conftest import code
+
+ADD = {"name": "helpers"}
+PAGE = "/admin/auth/group/add/"
+AGAIN = "/admin/second-factor/again/?next=/admin/auth/group/add/"
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """A quarter of an hour and a minute after now; the session has not been idle for that long."""
+    now = time.time()
+    return lambda: monkeypatch.setattr("time.time", lambda: now + 16 * 60)
+
+
+def made() -> bool:
+    return Group.objects.filter(name="helpers").exists()
+
+
+def test_it_asks_nothing_again_soon_after_the_sign_in(member, signed_in):
+    assert signed_in(member).post(PAGE, ADD).status_code == 302
+    assert made()
+
+
+def test_it_asks_for_the_password_later_and_does_nothing_before(member, signed_in, later, password):
+    browser = signed_in(member)
+    later()
+    assert (browser.post(PAGE, ADD).headers["Location"], made()) == (AGAIN, False)
+    assert browser.post(AGAIN, {"password": "wrong"}).status_code == 200
+    assert browser.post(PAGE, ADD).headers["Location"] == AGAIN
+    assert browser.post(AGAIN, {"password": password}).headers["Location"] == PAGE
+    browser.post(PAGE, ADD)
+    assert made()
+
+
+def test_it_asks_who_has_an_app_for_a_code_and_takes_no_password(member, app, signed_in, later, password):
+    browser = signed_in(member)
+    browser.post("/admin/second-factor/", {"code": code(app)})
+    later()
+    assert browser.post(PAGE, ADD).headers["Location"] == AGAIN
+    assert browser.post(AGAIN, {"password": password}).status_code == 200
+    assert browser.post(AGAIN, {"code": code(app, steps=32)}).headers["Location"] == PAGE
+    browser.post(PAGE, ADD)
+    assert made()
+
+
+@pytest.mark.parametrize(
+    ("path", "posted"),
+    [
+        ("/admin/vault/apikey/keyring/", {}),
+        ("/admin/accounts/user/{pk}/change/", {"email": "x@example.com"}),
+        ("/admin/accounts/user/{pk}/password/", {"password1": "x"}),
+        ("/admin/accounts/user/{pk}/delete/", {"post": "yes"}),
+        ("/admin/accounts/user/", {"action": "revoke_keys"}),
+    ],
+)
+def test_it_asks_before_each_of_these(member, signed_in, later, path, posted):
+    browser = signed_in(member)
+    later()
+    answer = browser.post(path.format(pk=member.pk), posted)
+    assert answer.headers["Location"].startswith("/admin/second-factor/again/")
+
+
+def test_it_never_asks_where_the_operator_says_so(member, signed_in, later, settings):
+    settings.AIPROXY_ADMIN_PROOF_MINUTES = 0
+    browser = signed_in(member)
+    later()
+    browser.post(PAGE, ADD)
+    assert made()
