@@ -60,11 +60,12 @@ class Telemetry:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        resource = Resource.create({"service.name": "aiproxy"})  # OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES overrule
+        # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES overrule.
+        resource = Resource.create({"service.name": "aiproxy"}).merge(OTELResourceDetector().detect())
         spans = OTLPSpanExporter(f"{endpoint}/v1/traces", timeout=PATIENCE)
         reader = PeriodicExportingMetricReader(OTLPMetricExporter(f"{endpoint}/v1/metrics", timeout=PATIENCE))
         self._tracers: TracerProvider = TracerProvider(resource=resource, shutdown_on_exit=False)

@@ -88,6 +88,17 @@ def test_it_tells_of_an_exchange_by_the_genai_conventions(journal, directory, co
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("name", "told"), [("", "aiproxy"), ("proxy-eu", "proxy-eu")])
+def test_it_is_called_aiproxy_unless_the_operator_says_otherwise(
+    journal, directory, collector, monkeypatch, name, told
+):
+    monkeypatch.setenv("OTEL_SERVICE_NAME", name)
+    exchange(journal, endpoint="chat.completions")
+    ship(directory)
+    (of,) = collector.told["/v1/traces"][0].resource_spans
+    assert plain(of.resource.attributes)["service.name"] == told
+
+
 def test_it_counts_time_and_tokens(journal, directory, collector):
     for _ in range(2):
         exchange(journal, endpoint="embeddings", provider="google", latency_ms=1500)
