@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: translations bench bench-admin browser clients coverage image-test load-test help run test faults lint format lock prices clean
+.PHONY: translations bench bench-admin browser clients contract coverage image-test load-test help run test faults lint format lock prices clean
 MAKEFLAGS += --no-print-directory
 
 # The first that is new enough: `make PYTHON=…` overrules it.
@@ -15,7 +15,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet --require-hashes
 PRODUCTION := $(PY) -m tests.production_env $(CURDIR)/$(PY)
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: .venv/.prod ## Start a demo at 127.0.0.1:8000 (HOST, PORT, DATABASE_URL, REDIS_URL and AIPROXY_* are honoured)
 	@exec $(PY) manage.py quickstart
@@ -81,6 +81,9 @@ lock: .venv/.dev ## Pin requirements/*.in anew (UPGRADE=1: to the newest version
 
 prices: .venv/.dev ## Make the price book anew from the pinned price packages (first: make lock UPGRADE=1)
 	@$(PRODUCTION) manage.py make_price_book
+
+contract: .venv/.dev ## Ask a running service all that its OpenAPI says can be asked, rightly and wrongly (Schemathesis)
+	@$(PY) -m tests.contract
 
 translations: .venv/.dev ## Look for texts that have no translation yet, and compile those that have one (locale/)
 	@$(PY) -m tests.translations

@@ -9,7 +9,7 @@ from rest_framework import serializers
 
 from accounts.models import Plan, ProxyKey, SignIn, User
 from accounts.scope import MOST_ENTRIES, validate_model_patterns, validate_networks
-from accounts.strict import StrictSerializerMixin
+from accounts.strict import LinesField, StrictSerializerMixin
 
 LONGEST_PASSWORD = 256
 _LARGEST_LIMIT = 2**31 - 1  # what the column holds
@@ -131,11 +131,19 @@ def _limit() -> serializers.IntegerField:
 
 
 class ProxyKeySerializer(StrictSerializerMixin, serializers.ModelSerializer[ProxyKey]):
-    allowed_models = serializers.ListField(
-        child=serializers.CharField(), required=False, max_length=MOST_ENTRIES, validators=[validate_model_patterns]
+    allowed_models = LinesField(
+        child=serializers.CharField(),
+        required=False,
+        max_length=MOST_ENTRIES,
+        validators=[validate_model_patterns],
+        help_text="Those it may ask for; a `*` ends the beginning of names. None: all.",
     )
-    ip_allowlist = serializers.ListField(
-        child=serializers.CharField(), required=False, max_length=MOST_ENTRIES, validators=[validate_networks]
+    ip_allowlist = LinesField(
+        child=serializers.CharField(),
+        required=False,
+        max_length=MOST_ENTRIES,
+        validators=[validate_networks],
+        help_text="Networks it may be used from, as in 203.0.113.0/24. None: anywhere.",
     )
     rpm = _limit()
     tpm = _limit()

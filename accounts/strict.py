@@ -1,10 +1,11 @@
-"""Owns the rule that a body says nothing we would silently ignore."""
+"""Owns how bodies are read: they say nothing that we would silently ignore, and a form may hold a list."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from django.http import QueryDict
 from rest_framework import serializers
+from rest_framework.utils.html import is_html_input
 
 _FORM_FIELDS = {"csrfmiddlewaretoken"}
 
@@ -18,6 +19,19 @@ class StrictSerializerMixin(serializers.Serializer[Any]):
             if unknown:
                 raise serializers.ValidationError({name: ["Unknown or read-only field."] for name in sorted(unknown)})
         return super().to_internal_value(data)
+
+
+class LinesField(serializers.ListField):
+    """A list; in a form of the browsable API each line is an entry."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(style={"base_template": "textarea.html"}, **options)
+
+    def get_value(self, dictionary: Any) -> Any:
+        value = super().get_value(dictionary)
+        if is_html_input(dictionary) and isinstance(value, list):
+            return [line for entry in value for line in str(entry).splitlines() if line.strip()]
+        return value
 
 
 def _names(data: Mapping[Any, Any]) -> set[str]:

@@ -50,6 +50,8 @@ _CONFLICTING = {
     "sendVerification",
     "deleteMe",
 }
+# Without a body, and counted all the same.
+_COUNTED = {"exportMe", "testApiKey"}
 # Of requests; those of the data plane stand in its file.
 _EXAMPLES: dict[str, Schema] = {
     "signUp": {"email": "me@example.com", "password": "a long pass phrase"},
@@ -78,6 +80,9 @@ def complete(result: Schema, generator: SchemaGenerator, request: Any, public: b
     components["responses"] = {f"Refused{status}": _refused(text) for status, text in _REFUSALS.items()}
     for path in result["paths"].values():
         for operation in path.values():
+            if body := operation.get("requestBody"):
+                # Forms are the browsable API's: all of their values are text.
+                body["content"] = {"application/json": body["content"]["application/json"]}
             if example := _EXAMPLES.get(operation["operationId"]):
                 operation["requestBody"]["content"]["application/json"]["example"] = example
             for status in _refusals(operation):
@@ -103,7 +108,7 @@ def _refusals(operation: Schema) -> list[str]:
         "404": "path" in given,
         "409": operation["operationId"] in _CONFLICTING,
         "413": writes,
-        "429": writes,
+        "429": writes or operation["operationId"] in _COUNTED,
         "503": True,
     }
     return [status for status, does in happens.items() if does]

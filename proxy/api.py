@@ -14,7 +14,7 @@ from rest_framework.response import Response
 from accounts.errors import Conflict
 from accounts.models import ProxyKey, User
 from accounts.pagination import Keyset
-from accounts.strict import StrictSerializerMixin
+from accounts.strict import LinesField, StrictSerializerMixin
 from proxy.models import MOST_MODELS, AliasRefused, ModelAlias, validate_models
 
 
@@ -29,7 +29,7 @@ class ModelAliasSerializer(StrictSerializerMixin, serializers.ModelSerializer[Mo
     proxy_key = OwnKeyField(
         allow_null=True, required=False, help_text="The one key that it holds for; null: all of yours."
     )
-    models = serializers.ListField(
+    models = LinesField(
         source="targets",
         child=serializers.CharField(),
         max_length=MOST_MODELS,

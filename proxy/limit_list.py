@@ -10,6 +10,7 @@ from itertools import repeat
 from typing import Any
 
 from django.conf import settings
+from django.db.models import QuerySet
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics, serializers
 from rest_framework.permissions import IsAuthenticated
@@ -78,6 +79,10 @@ class Limits(generics.GenericAPIView[ProxyKey]):
     pagination_class = Keyset
     serializer_class = LimitsSerializer
 
+    def get_queryset(self) -> QuerySet[ProxyKey]:
+        assert isinstance(self.request.user, User)
+        return ProxyKey.objects.live().filter(user=self.request.user)
+
     @extend_schema(
         operation_id="getLimits",
         summary="Your limits, and what is left of them",
@@ -86,7 +91,7 @@ class Limits(generics.GenericAPIView[ProxyKey]):
     def get(self, request: Request) -> Response:
         assert isinstance(request.user, User)
         user = request.user
-        keys = self.paginate_queryset(ProxyKey.objects.live().filter(user=user)) or []
+        keys = self.paginate_queryset(self.get_queryset()) or []
         levels, plan, of_keys = allowed(user, keys)
         shown = self.get_paginated_response(
             [
