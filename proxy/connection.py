@@ -119,6 +119,7 @@ class Response:
         "buffered",
         "complete",
         "error",
+        "fields",
         "headers",
         "http_version",
         "status",
@@ -127,6 +128,7 @@ class Response:
     def __init__(self, connection: Connection, idle: float) -> None:
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
+        self.fields: dict[bytes, bytes] = {}  # the same by name, with the last value of what stands several times
         self.http_version = ""
         self.complete = False  # the last body byte has arrived (it may still be buffered)
         self.buffered = 0  # body bytes held for the reader
@@ -540,7 +542,8 @@ class Connection(asyncio.BufferedProtocol):
             raise ProtocolViolation(f"a head of more than {MAX_HEAD_BYTES} bytes")
         status: int = self._parser.get_status_code()
         version: str = self._parser.get_http_version()
-        framed = _check_framing(status, version, headers)
+        fields = dict(headers)
+        framed = _check_framing(status, version, headers, fields)
         if status < 200:
             self._interim = True
             return
@@ -548,7 +551,7 @@ class Connection(asyncio.BufferedProtocol):
         assert response is not None
         response.status = status
         response.http_version = version
-        response.headers = headers
+        response.headers, response.fields = headers, fields
         self._until_eof = not framed
         self._keep_alive = False
         self.state = DONE if self._head_only else BODY
@@ -578,13 +581,12 @@ def _close_notified(tls: ssl.SSLObject) -> bool:
         return False
 
 
-def _check_framing(status: int, version: str, headers: list[tuple[bytes, bytes]]) -> bool:
+def _check_framing(status: int, version: str, headers: list[tuple[bytes, bytes]], fields: dict[bytes, bytes]) -> bool:
     """True when the answer says itself where it ends. Two readings of one message are how answers get smuggled."""
     if not 100 <= status <= 599 or version not in ("1.1", "1.0"):
         raise ProtocolViolation(f"status {status} in HTTP/{version}")
     if status == 101:
         raise ProtocolViolation("switched protocols unasked")
-    fields = dict(headers)
     length = fields.get(b"content-length")
     coding = fields.get(b"transfer-encoding")
     if len(fields) != len(headers):

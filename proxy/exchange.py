@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Sequence
 from decimal import Decimal
-from functools import partial
+from functools import lru_cache, partial
 
 from accounts.ids import text_of, uuid7
 from proxy import metrics, model_list, record, requests, views
@@ -235,8 +235,8 @@ class Exchange:
         return Outgoing(endpoint.method.encode(), target, headers, sent)
 
     def _note_answer(self, response: Response, wire: Wire) -> None:
-        self._headers += [pair for pair in response.headers if pair[0] in wire.response_headers]
-        fields = dict(response.headers)
+        fields = response.fields
+        self._headers += [(name, fields[name]) for name in wire.response_headers.intersection(fields)]
         if fields.get(b"content-encoding", b"identity").lower() != b"identity":
             raise UpstreamBroken("The provider compressed its answer although it was asked not to.")
         self._is_event_stream = fields.get(b"content-type", b"").startswith(b"text/event-stream")
@@ -246,6 +246,8 @@ class Exchange:
         while data := await response.read():
             self._first_byte_at = self._first_byte_at or time.monotonic()
             parts.append(data)
+            if response.complete and not response.buffered:
+                break  # as most answers do: there is no more to wait for
             size += len(data)
             if size > HOLD and wire.answer is None:
                 await self._relay_as_it_comes(response, b"".join(parts), wire)
@@ -320,7 +322,7 @@ class Exchange:
         self._status = status
         headers = [*self._headers, *extra, *self._runtime.cors(self._fields.get(b"origin", b""))]
         if self._route is not None and self._route.provider:
-            headers += served_by(self._route, self._attempts.tried if self._attempts else 0)
+            headers += served_by(*self._route, self._attempts.tried if self._attempts else 0)
         if self._attempts is not None and self._attempts.provider_request_id:
             headers.append((b"x-provider-request-id", self._attempts.provider_request_id))
         if self._cost is not None and self._error is None:  # of a plain answer: it has ended before it begins
@@ -464,10 +466,11 @@ class Exchange:
         )
 
 
-def served_by(route: Route, attempts: int) -> Headers:
+@lru_cache(maxsize=4096)
+def served_by(provider: str, model: str, attempts: int) -> Headers:
     """Which model at which provider the answer, or the error, is of; a name that a header cannot hold is escaped."""
     return [
-        (b"x-aiproxy-provider", route.provider.encode()),
-        (b"x-aiproxy-model", route.model.encode("ascii", "backslashreplace")),
+        (b"x-aiproxy-provider", provider.encode()),
+        (b"x-aiproxy-model", model.encode("ascii", "backslashreplace")),
         (b"x-aiproxy-attempts", b"%d" % attempts),
     ]

@@ -159,7 +159,7 @@ class Attempts:
             return None
         finally:
             self._leave(credential, entered, alive)
-        self.provider_request_id = request_id_of(response.headers)
+        self.provider_request_id = request_id_of(response.fields)
         if response.status < 400:
             return response
         await self._refused(response, outgoing)
@@ -298,9 +298,9 @@ def _key_missing(route: Route) -> ProviderKeyMissing:
     )
 
 
-def request_id_of(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+def request_id_of(fields: Mapping[bytes, bytes]) -> bytes:
     """What the provider calls this exchange; b"" if it does not say."""
-    return next((value for name, value in headers if name in {b"x-request-id", b"request-id"}), b"")
+    return fields.get(b"x-request-id") or fields.get(b"request-id", b"")
 
 
 async def read_error(response: Response) -> bytes:

@@ -308,6 +308,9 @@ def _quoted(fields: tuple[str, ...]) -> tuple[bytes, ...]:
 
 def _models(model: str | None, models: list[str] | msgspec.UnsetType | None) -> tuple[str, tuple[str, ...] | None]:
     """The model, and those to be asked when it is not served; `model` comes before `models`."""
+    if models is msgspec.UNSET and model is not None:
+        _check_model(model)
+        return model, None
     listed = models if isinstance(models, list) else []
     if models == [] or len(listed) > MOST_MODELS:
         raise BadRequest(f"models must hold 1 to {MOST_MODELS} names.", param="models", code="invalid_value")

@@ -6,8 +6,8 @@ never for other aliases.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from proxy.errors import NotFound
 
@@ -55,8 +55,7 @@ FAMILIES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     provider: str
     model: str  # as the provider knows it
 
