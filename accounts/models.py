@@ -142,10 +142,14 @@ class User(Epochal, AbstractBaseUser, PermissionsMixin):
         Plan, on_delete=models.PROTECT, default="free", db_column="plan", help_text="Their limits."
     )
     language = models.CharField(
-        max_length=8, choices=settings.LANGUAGES, default=settings.LANGUAGE_CODE, help_text="Of the mails to them."
+        max_length=8,
+        choices=settings.LANGUAGES,
+        default=settings.LANGUAGE_CODE,
+        db_default=settings.LANGUAGE_CODE,
+        help_text="Of the mails to them.",
     )
     limit_mails = models.BooleanField(
-        default=True, help_text="A mail when 80 % and all of a limit of a day or month is used."
+        default=True, db_default=True, help_text="A mail when 80 % and all of a limit of a day or month is used."
     )
     email_verified = models.BooleanField(default=False, help_text="They have shown that the address is theirs.")
     is_active = models.BooleanField(

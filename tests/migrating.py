@@ -12,7 +12,6 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations import Migration
 from django.db.migrations.executor import MigrationExecutor
 
-ALIAS = "upgraded"
 OURS = {"accounts", "audit", "proxy", "staff", "usage", "vault"}
 COLUMNS = (
     "SELECT table_name, column_name, data_type || coalesce(character_maximum_length::text, ''), is_nullable = 'NO' AND"
@@ -81,15 +80,16 @@ def schema(connection: BaseDatabaseWrapper) -> Schema:
 
 @contextmanager
 def database(url: str) -> Iterator[BaseDatabaseWrapper]:
-    """A connection of Django's to a database besides its own."""
-    connections.databases[ALIAS] = (
-        connections["default"].settings_dict | environ.Env.db_url_config(url) | {"OPTIONS": {}}
-    )
+    """Another database in the place of Django's own: migrations that move rows use that."""
+    before, settings = connections["default"], connections.databases["default"]
+    connections.databases["default"] = settings | environ.Env.db_url_config(url) | {"OPTIONS": {}}
+    del connections["default"]
     try:
-        yield connections[ALIAS]
+        yield connections["default"]
     finally:
-        connections[ALIAS].close()
-        del connections[ALIAS], connections.databases[ALIAS]
+        connections["default"].close()
+        connections.databases["default"] = settings
+        connections["default"] = before
 
 
 def steps(connection: BaseDatabaseWrapper) -> list[Step]:
@@ -115,7 +115,7 @@ def _noting(steps: list[Step]) -> Callable[..., Any]:
         if steps and not steps[-1].after:
             touched = TOUCHED.match(str(sql))
             if touched and touched[1] in steps[-1].before:
-                steps[-1].sql.append(str(sql).strip().rstrip(";") + ";")
+                steps[-1].sql.append(str(sql).replace("%s", "NULL").strip().rstrip(";") + ";")
         return execute(sql, params, many, context)
 
     return note

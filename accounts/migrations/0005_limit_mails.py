@@ -28,11 +28,11 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='user',
             name='language',
-            field=models.CharField(choices=[('en', 'English'), ('id', 'Bahasa Indonesia')], default='en', help_text='Of the mails to them.', max_length=8),
+            field=models.CharField(choices=[('en', 'English'), ('id', 'Bahasa Indonesia')], db_default='en', default='en', help_text='Of the mails to them.', max_length=8),
         ),
         migrations.AddField(
             model_name='user',
             name='limit_mails',
-            field=models.BooleanField(default=True, help_text='A mail when 80 % and all of a limit of a day or month is used.'),
+            field=models.BooleanField(db_default=True, default=True, help_text='A mail when 80 % and all of a limit of a day or month is used.'),
         ),
     ]
