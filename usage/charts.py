@@ -99,13 +99,15 @@ def _bars(values: Sequence[float], top: float) -> list[Bar]:
 
 
 def ceiling(value: float) -> float:
-    """The next number that reads well on an axis, as its half does: 1, 2, 4, 6 or 8 times a power of ten."""
+    """The next number that reads well on an axis and leaves little room above."""
     if value <= 0:
         return 1.0
     power = 10.0 ** len(str(int(value)))
     while power / 10 >= value:
         power /= 10
-    return next(power * share for share in (0.1, 0.2, 0.4, 0.6, 0.8, 1.0) if power * share >= value)
+    return next(
+        power * share for share in (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0) if power * share >= value
+    )
 
 
 def sparkline(values: Sequence[float], *, width: float = 100, height: float = 24) -> str:

@@ -171,7 +171,7 @@ def test_a_chart_adds_up_the_smallest_of_many_series():
 
 
 @pytest.mark.parametrize(
-    ("value", "top"), [(0, 1), (0.03, 0.04), (1, 1), (1.2, 2), (2, 2), (3, 4), (7, 8), (10, 10), (1372, 2000)]
+    ("value", "top"), [(0, 1), (0.03, 0.03), (1, 1), (1.2, 1.5), (2, 2), (3.1, 4), (7, 8), (10, 10), (1372, 1500)]
 )
 def test_an_axis_ends_at_a_number_that_reads_well(value, top):
     assert charts.ceiling(value) == pytest.approx(top)
