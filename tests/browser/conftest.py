@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from proxy.tests.provider import answer
 from tests.browser import canaries
@@ -20,6 +20,7 @@ from tests.exposed import ScriptedProvider
 from tests.service import Person, Service, manage, mock_provider, until
 
 HERE = Path(__file__).parent
+collect_ignore = [] if "AIPROXY_SCREENSHOTS" in os.environ else ["test_screenshots.py"]
 MISSING = "there is no Chromium: `make browser` installs Debian's, or name one in AIPROXY_CHROMIUM"
 _SEED = """
 from django.core.management import call_command
@@ -101,6 +102,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, session_postgres_database: st
 def browser() -> Iterator[Browser]:
     """Not for the session: until it is closed, its event loop counts as running, and other modules have their own."""
     with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
+        expect.set_options(timeout=15_000)
         patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")  # nothing of Django runs on that loop
         browser = launch(playwright)
         yield browser

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.browser.hands import Hands, Keyboard, Pointer
 from tests.service import Person
 
 
@@ -14,26 +15,11 @@ def person(site, request) -> Person:
     return site.sign_up(f"{request.node.name}@example.com".replace("[", ".").replace("]", ""))
 
 
-def act(page: Page, action: str, press) -> None:
+def act(page: Page, action: str, hands: Hands) -> None:
     """From the page of one row: its button, then the question's."""
-    press(page.get_by_role("button", name=action, exact=True))
-    press(page.get_by_role("button", name=action, exact=True))
-
-
-def click(locator) -> None:
-    locator.click()
-
-
-def by_keyboard(locator) -> None:
-    """Tab to it, from wherever the focus is, and Enter."""
-    page = locator.page
-    for _ in range(80):
-        page.keyboard.press("Tab")
-        if locator.evaluate("element => element === document.activeElement"):
-            page.keyboard.press("Enter")
-            page.wait_for_load_state()
-            return
-    raise AssertionError(f"no Tab leads to {locator}")
+    hands.press(page.get_by_role("button", name=action, exact=True))
+    expect(page.get_by_role("heading", name=action)).to_be_visible()
+    hands.press(page.get_by_role("button", name=action, exact=True))
 
 
 def test_it_lets_staff_in_by_password_and_second_factor(page, site, staff_session):
@@ -51,16 +37,14 @@ def test_it_leads_from_a_number_to_the_rows_behind_it(staff_page):
     assert staff_page.locator(".tag-good").count() == 0 < staff_page.locator(".tag").count()
 
 
-@pytest.mark.parametrize("press", [click, by_keyboard])
-def test_it_revokes_a_proxy_key(staff_page, person, press):
+@pytest.mark.parametrize("hands", [Pointer(), Keyboard()], ids=["pointer", "keyboard"])
+def test_it_revokes_a_proxy_key(staff_page, person, hands):
     assert person.chat().status == 200
     staff_page.goto("/admin/accounts/proxykey/")
-    staff_page.keyboard.press("Tab")
-    staff_page.get_by_label("Search").focus()
-    staff_page.keyboard.type(person.key[:17])
+    hands.write(staff_page.get_by_label("Search"), person.key[:17])
     staff_page.keyboard.press("Enter")
-    press(staff_page.locator("#result_list tbody th a"))
-    act(staff_page, "Revoke", press)
+    hands.press(staff_page.get_by_role("link", name=person.key[:17]))
+    act(staff_page, "Revoke", hands)
     expect(staff_page.get_by_text("1 revoked.")).to_be_visible()
     assert person.chat().status == 401
 
