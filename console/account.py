@@ -11,6 +11,7 @@ from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
+from django.views.i18n import set_language
 
 from accounts import own as account
 from accounts import tokens
@@ -32,7 +33,9 @@ class ProfileForm(ApiForm):
         label=gettext_lazy("Name"), max_length=120, required=False, help_text=gettext_lazy("What to call you.")
     )
     language = forms.ChoiceField(
-        label=gettext_lazy("Language"), choices=settings.LANGUAGES, help_text=gettext_lazy("Of mails to you.")
+        label=gettext_lazy("Language"),
+        choices=settings.LANGUAGES,
+        help_text=gettext_lazy("Of pages, and of mails to you."),
     )
     limit_mails = forms.BooleanField(label=gettext_lazy("Mail me when a limit is nearly used up"), required=False)
 
@@ -72,7 +75,7 @@ class Account(AccountPage):
             setattr(self.user, name, value)
         self.user.save(update_fields=list(form.accepted))
         messages.success(self.request, _("Saved."))
-        return redirect("console:account")
+        return set_language(self.request)  # keeps it in a cookie, and leads to the form's `next`
 
 
 class Password(AccountPage):

@@ -17,7 +17,8 @@ def unthrottled():
 
 
 def test_it_changes_name_language_and_mails(page, owner):
-    assert page.post("/console/account", {"name": "Ada", "language": "id"}).status_code == 302
+    form = {"name": "Ada", "language": "id", "next": "/console/account"}
+    assert '<html lang="id"' in page.post("/console/account", form, follow=True).text
     owner.refresh_from_db()
     assert (owner.name, owner.language, owner.limit_mails) == ("Ada", "id", False)
 

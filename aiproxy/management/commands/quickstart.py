@@ -179,6 +179,7 @@ class Command(BaseCommand):
         self.stdout.write(
             f"\naiproxy is up.\n"
             f"  API       {url}/v1\n"
+            f"  Console   {url}/console/   {self.demo.email}   {password}\n"
             f"  Admin     {url}/{settings.AIPROXY_ADMIN_PATH}/   {self.demo.email}   {password}\n"
             f"  Provider  openai at {provider_url}\n\n"
             f"Paste this to see an answer stream:\n\n{curl_line(url, self.demo.proxy_key)}\n\nCtrl-C stops it.\n"
