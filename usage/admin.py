@@ -37,6 +37,7 @@ else:
 
 EXPORT = "usage.export_proxyrequest"
 _PREFIX_LENGTH = len(PREFIX) + 8
+_SHORT = 32  # characters of an error that are shown without being asked for
 # How an outcome looks: see .tag in the style sheet.
 _LOOKS = {Outcome.OK: "good", Outcome.CLIENT_GONE: "calm", Outcome.REFUSED: "warn", Outcome.DRAINED: "warn"}
 
@@ -155,10 +156,10 @@ class ProxyRequestAdmin(ShippedAdmin):
 
     @admin.display(description="Error", empty_value="")
     def trouble(self, row: ProxyRequest) -> SafeString | str:
-        if not row.error_message:
-            return ""
-        start = row.error_message[:32]
-        return format_html("<details><summary>{}</summary>{}</details>", f"{start}…", row.error_message)
+        if len(row.error_message) <= _SHORT:
+            return row.error_message
+        start = row.error_message[:_SHORT]
+        return format_html("<details><summary>{}…</summary>{}</details>", start, row.error_message)
 
     # --- Fields of one row --------------------------------------------------------------------------
 
