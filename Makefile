@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: translations bench bench-admin browser clients contract coverage image-test load-test help run test faults lint format lock prices clean screenshots
+.PHONY: translations bench bench-admin browser clients contract coverage image-test load-test help run test faults lint format lock prices clean pages screenshots
 MAKEFLAGS += --no-print-directory
 
 # The first that is new enough: `make PYTHON=…` overrules it.
@@ -45,6 +45,9 @@ bench-admin: .venv/.dev ## Measure the back-office on a throw-away PostgreSQL of
 browser: ## Install Chromium, without which the browser tests are skipped (Debian; asks for sudo unless you are root)
 	@sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 		$$sudo apt-get update -qq && $$sudo apt-get install -qq --no-install-recommends chromium
+
+pages: .venv/.dev ## Look at every page in a browser, not just one of each kind (needs one: make browser)
+	@AIPROXY_EVERY_PAGE=1 $(PY) -m $(PYTEST) --database postgres tests/browser
 
 screenshots: .venv/.dev ## Draw docs/screenshots anew, of made-up people and traffic (needs a browser: make browser)
 	@AIPROXY_SCREENSHOTS=$(CURDIR)/docs/screenshots $(PY) -m pytest --quiet --database postgres tests/browser/test_screenshots.py

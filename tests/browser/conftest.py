@@ -25,7 +25,7 @@ MISSING = "there is no Chromium: `make browser` installs Debian's, or name one i
 _SEED = """
 from django.core.management import call_command
 from accounts.models import User
-call_command("seed_demo", requests=300, people=3)
+call_command("seed_demo", requests=150, people=2)
 User.objects.create_superuser({email!r}, {password!r})
 """
 
