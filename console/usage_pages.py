@@ -143,11 +143,15 @@ class OneRequest(Page):
         row = ProxyRequest.objects.filter(user_id=self.user.pk).recorded(self.kwargs["id"]).first()
         if row is None:
             raise Http404
+        attempts = row.attempts or []
+        asked = {str(row.api_key_id), *(attempt["api_key_id"] for attempt in attempts)} - {None, "None"}
+        keys = {str(key.pk): key for key in ApiKey.objects.filter(user=self.user, pk__in=asked)}
         return super().get_context_data(
             **kwargs,
             row=row,
             proxy_key=ProxyKey.objects.filter(user=self.user, pk=row.proxy_key_id).first(),
-            api_key=row.api_key_id and ApiKey.objects.filter(user=self.user, pk=row.api_key_id).first(),
+            api_key=keys.get(str(row.api_key_id)),
+            attempts=[{**attempt, "key": keys.get(attempt["api_key_id"])} for attempt in attempts],
         )
 
 

@@ -11,6 +11,8 @@ from django.utils import timezone
 
 from accounts.ids import uuid7
 from console.tests.conftest import a_proxy_key, a_request
+from vault import store
+from vault.secret import Secret
 
 pytestmark = pytest.mark.django_db
 
@@ -96,6 +98,14 @@ def test_it_tells_all_that_the_log_knows_of_a_request(page, owner):
     text = page.get(f"/console/usage/requests/{row.pk}").text
     for word in ("gpt-4o", "req_1", str(row.pk), "429: slow down", "640 ms", "7 of them reasoning", "not known"):
         assert word in text
+
+
+def test_it_tells_which_models_and_keys_were_tried(page, owner):
+    key = store.add(owner.pk, "openai", "second", Secret("demo-" + "k" * 40))
+    tried = {"provider": "openai", "model": "gpt-4o", "result": "http_429", "status": 429, "ms": 12}
+    attempts = [{**tried, "api_key_id": str(UUID(int=7))}, {**tried, "result": "ok", "api_key_id": str(key.pk)}]
+    text = page.get(f"/console/usage/requests/{a_request(owner, attempts=attempts).pk}").text
+    assert all(word in text for word in ("Tried in order", "http_429", "gone", f"{key.pk}", ">second<"))
 
 
 def test_it_gives_the_rows_that_the_filters_leave_as_a_file(page, owner, stranger):
