@@ -1,6 +1,7 @@
 """Owns what every page has to be, whatever it shows: accessible in light and dark (axe-core: nothing serious), no wider
 than a phone, and free of other people's markup."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from playwright.sync_api import Page
 from tests.browser.canaries import assert_inert
 from tests.browser.watched import PHONE
 
+EVERY_PAGE = "AIPROXY_EVERY_PAGE" in os.environ  # else one of each kind
 _AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 _LIGHT: dict[str, Any] = {"resultTypes": ["violations"], "preload": False}
 # All that another theme can change.

@@ -1,16 +1,14 @@
 """Every page of the back-office, as it looks and reads in a real browser."""
 
-import os
-
 import pytest
 from django.contrib import admin
 
 from tests.browser.canaries import SEEN
-from tests.browser.look import assert_good
+from tests.browser.look import EVERY_PAGE, assert_good
 
 # Of every kind one; `make pages` looks at all.
 LISTS = ["/admin/accounts/proxykey/", "/admin/audit/event/", "/admin/usage/proxyrequest/"]
-if "AIPROXY_EVERY_PAGE" in os.environ:
+if EVERY_PAGE:
     LISTS = sorted(f"/admin/{model._meta.app_label}/{model._meta.model_name}/" for model in admin.site._registry)
 
 
