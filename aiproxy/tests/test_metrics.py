@@ -49,7 +49,7 @@ def labels(client):
     return {value for family in families for sample in family.samples for value in sample.labels.values()}
 
 
-def test_it_has_no_label_that_a_client_can_make_up(client, settings):
+def test_it_has_no_label_that_a_client_can_make_up(client, settings, db):
     settings.AIPROXY_METRICS_TOKEN = TOKEN
     client.get("/")
     client.get("/made-up-path")

@@ -49,7 +49,7 @@ def test_it_is_at_the_path_of_the_settings(at_path, member, signed_in):
     assert Client().get("/admin/login/").status_code == 404
 
 
-def test_nobody_is_shown_the_way_to_one_that_was_moved(at_path):
+def test_nobody_is_shown_the_way_to_one_that_was_moved(at_path, db):
     assert "office" not in Client().get("/").content.decode()
 
 
