@@ -31,6 +31,7 @@ KEPT = {
 DROPPED = {"SECRET_KEY", "DATABASE_URL", "REDIS_URL", "DEBUG", "ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "HOST", "PORT"}
 PROXIES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}
 MARKERS = {
+    "any_database": "shows nothing that depends on the kind of database: SQLite is enough",
     "postgres": "needs PostgreSQL, whose server is at TEST_DATABASE_URL",
     "data_plane": "starts the data plane with these settings (keyword arguments)",
     "live": "talks to the real provider; runs when AIPROXY_LIVE_OPENAI_KEY is set",
@@ -143,10 +144,12 @@ def pytest_report_header() -> list[str]:
     return [f"servers: {', '.join(_servers.notes)}"]
 
 
-def _touches_database(item: pytest.Item) -> bool:
-    """By marker, by any fixture that leads to Django's database, or as one of Django's own test cases."""
+def _differs_by_database(item: pytest.Item) -> bool:
+    """Touches it by marker, by any fixture that leads to Django's database, or as one of Django's own test cases."""
     from django.test import TransactionTestCase
 
+    if item.get_closest_marker("any_database") is not None:
+        return False
     if item.get_closest_marker("django_db") is not None:
         return True
     if isinstance(item, pytest.Function) and item.cls is not None and issubclass(item.cls, TransactionTestCase):
@@ -161,7 +164,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept, dropped = [], []
     for item in items:
         marked = item.get_closest_marker("postgres") is not None
-        fits = marked or _touches_database(item) if postgres else not marked
+        fits = marked or _differs_by_database(item) if postgres else not marked
         if item.get_closest_marker("live") is not None:
             fits = bool(os.environ.get("AIPROXY_LIVE_OPENAI_KEY")) and not postgres
         if item.get_closest_marker("image") is not None:

@@ -25,6 +25,8 @@ from usage.models import ProxyRequest, UsageHour
 from vault import store
 from vault.secret import Secret
 
+pytestmark = pytest.mark.any_database
+
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 HIDDEN = {302, 403, 404, 405}  # 302: to the back-office's login
 # Words that only the owner's rows hold.

@@ -13,7 +13,7 @@ ROUTES = [f"/console/{pattern.pattern}" for pattern in urls.urlpatterns]
 OPEN = {"/console/sign-up", "/console/forgotten-password"}
 CLOSED = [route for route in ROUTES if route not in OPEN]
 PLAIN = [route for route in CLOSED if "<" not in route]
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.any_database]
 
 
 @pytest.fixture

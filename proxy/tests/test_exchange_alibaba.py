@@ -14,7 +14,7 @@ from vault.secret import Secret
 CHAT = {"model": "qwen-plus", "messages": [{"role": "user", "content": "hi"}]}
 STREAMED = {**CHAT, "stream": True}
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.any_database]
 
 
 def chunk(delta: dict | None = None, finish: str | None = None, **fields) -> bytes:

@@ -10,7 +10,7 @@ from proxy.tests.provider import Provider, answer, stream
 from vault import store
 from vault.secret import Secret
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.any_database]
 
 MODEL = "claude-opus-4-6"
 CHAT = {"model": MODEL, "max_tokens": 50, "messages": [{"role": "user", "content": "hi"}]}

@@ -12,7 +12,7 @@ from vault import store
 from vault.models import ApiKey
 from vault.secret import Secret
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.any_database]
 
 VECTORS = [[0.5, -0.25], [1.0, 0.125]]
 MODELS = {"openai": "text-embedding-3-small", "google": "gemini-embedding-001", "alibaba": "text-embedding-v4"}

@@ -15,7 +15,7 @@ from proxy.tests.provider import DONE, HELLO, Provider, answer, plain, stream
 from vault import store
 from vault.secret import Secret
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.any_database]
 
 CLAUDE = {
     "id": "msg_1",

@@ -16,7 +16,7 @@ CHAT = {"model": "gemini-2.5-flash", "messages": [{"role": "user", "content": "h
 STREAMED = {**CHAT, "stream": True}
 USAGE = {"promptTokenCount": 9, "candidatesTokenCount": 3, "thoughtsTokenCount": 2, "totalTokenCount": 14}
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.any_database]
 
 
 def said(*parts: dict, finish: str | None = "STOP") -> dict:

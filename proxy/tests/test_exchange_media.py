@@ -8,7 +8,7 @@ import pytest
 
 from proxy.tests.provider import answer, framed, head, stream
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.any_database]
 
 USAGE = {"input_tokens": 14, "output_tokens": 45, "total_tokens": 59}
 SOUND = head(200, "content-type: audio/mpeg", "transfer-encoding: chunked", "x-request-id: req_1")

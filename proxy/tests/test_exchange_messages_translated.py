@@ -10,7 +10,7 @@ from proxy.tests.provider import DONE, USAGE, Provider, answer, chunk, plain, st
 from vault import store
 from vault.secret import Secret
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.any_database]
 
 ASKED = {"model": "gpt-4o", "max_tokens": 50, "messages": [{"role": "user", "content": "hi"}]}
 TOOL = {"name": "weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}

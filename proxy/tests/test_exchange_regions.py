@@ -10,7 +10,7 @@ from vault import store
 from vault.models import ApiKey
 from vault.secret import Secret
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.any_database]
 
 CHAT = {"model": "qwen-plus", "messages": [{"role": "user", "content": "hi"}]}
 US, HONG_KONG = "dashscope-us.aliyuncs.com", "cn-hongkong.dashscope.aliyuncs.com"

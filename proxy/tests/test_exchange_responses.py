@@ -12,7 +12,7 @@ from proxy.tests.test_wire_openai_responses import USAGE, event, response
 from vault import store
 from vault.secret import Secret
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.any_database]
 
 MODELS = {"openai": "gpt-5.6", "anthropic": "claude-opus-4-6", "google": "gemini-2.5-pro", "alibaba": "qwen-plus"}
 TRANSLATED = [name for name in MODELS if name != "openai"]

@@ -14,7 +14,7 @@ from proxy.tests.test_exchange_media import USAGE, event
 from vault import store
 from vault.secret import Secret
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.any_database]
 
 PATH = "/v1/audio/transcriptions"
 FORM = {"content-type": "multipart/form-data; boundary=B"}

@@ -13,7 +13,7 @@ from proxy.tests.provider import DONE, answer, chunk, stream
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
 BODY = json.dumps(CHAT).encode()
 STREAMED = json.dumps({**CHAT, "stream": True}).encode()
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.any_database]
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ from proxy.limits.redis import RedisLimiter
 from usage.journal import Journal
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.any_database]
 
 
 async def ask(client, headers=None, **fields):

@@ -11,7 +11,7 @@ from proxy.tests.provider import DONE, HELLO, STREAM_HEAD, USAGE, answer, chunk,
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
 STREAMED = {**CHAT, "stream": True}
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.any_database]
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ def key(user):
 
 @pytest.fixture
 async def policies(key):
-    policies = Policies(read_epochs=None, max_age=900)
+    policies = Policies(read_epochs=None, max_age=900, patience=30)
     yield policies
     policies.close()
 

@@ -17,6 +17,8 @@ from audit.models import Event
 from staff.models import Authenticator, RecoveryCode, new_salt
 from staff.tests.conftest import code
 
+pytestmark = pytest.mark.any_database
+
 CODE, ENROL, MANAGE = "/admin/second-factor/", "/admin/second-factor/enrol/", "/admin/second-factor/manage/"
 INSIDE = ["/admin/", "/admin/accounts/user/", "/admin/audit/event/", "/admin/password_change/", MANAGE]
 
