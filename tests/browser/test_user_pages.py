@@ -35,16 +35,7 @@ def user_page(open_page, session):
     return open_page(storage_state=session)[0]
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "/",
-        "/auth/session/login",
-        "/auth/link/verify?token=wrong",
-        "/nowhere",
-        *(reverse(f"console:{n}") for n in OUTSIDE),
-    ],
-)
+@pytest.mark.parametrize("url", OPEN)
 def test_its_open_pages_are_good(open_page, url):
     page, watch = open_page()
     watch.expected = {400, 404}
