@@ -4,11 +4,6 @@ Owns the bytes of one socket from the first `write()` to the last byte of an ans
 where a message ends, what may follow it and how large a head may be is decided here (RFC 9112, sections 6 to 9).
 Knows nothing of pools, addresses, TLS set-up, retries, tenants or Django; `proxy.upstream` is the public face.
 
-    UpstreamError                 .request_sent: may the provider have seen (and billed) the request?
-      ConnectFailed > ConnectTimeout      TLSFailed > TLSTimeout
-      Disconnected > WriteFailed > WriteTimeout      FirstByteTimeout
-      ProtocolViolation      IdleTimeout      BodyCut
-
 A body without a length ends by FIN over plain TCP, but over TLS by close_notify only (RFC 8446, 6.1): uvloop reports no
 `eof_received` for a bare FIN, asyncio does, so the TLS object itself is asked. A truncated one is a `BodyCut`.
 CR and LF after the end of an answer that come in the same read are dropped by the parser; they carry nothing.
@@ -25,6 +20,17 @@ from typing import Any
 
 import httptools
 
+from proxy.upstream_errors import (
+    BodyCut,
+    Disconnected,
+    FirstByteTimeout,
+    IdleTimeout,
+    ProtocolViolation,
+    UpstreamError,
+    WriteFailed,
+    WriteTimeout,
+)
+
 MAX_HEAD_BYTES = 65_536
 MAX_HEAD_FIELDS = 100
 READ_BYTES = 65_536
@@ -35,58 +41,6 @@ HIGH_WATER_BYTES = 131_072 - READ_BYTES
 HIGH_WATER_CHUNKS = 4_096
 
 IDLE, HEAD, BODY, DONE, CLOSED = range(5)
-
-
-class UpstreamError(Exception):
-    """A provider could not be asked or did not finish its answer. `request_sent` is exact, never a guess."""
-
-    def __init__(self, message: str, *, request_sent: bool = False) -> None:
-        super().__init__(message)
-        self.request_sent = request_sent
-
-
-class ConnectFailed(UpstreamError):
-    """No address of the provider (or of the CONNECT proxy) could be reached."""
-
-
-class ConnectTimeout(ConnectFailed):
-    """The last address tried did not answer in time."""
-
-
-class TLSFailed(UpstreamError):
-    """Handshake or certificate check failed."""
-
-
-class TLSTimeout(TLSFailed):
-    """The handshake did not finish in time."""
-
-
-class Disconnected(UpstreamError):
-    """The connection was lost before the head of the answer was complete."""
-
-
-class WriteFailed(Disconnected):
-    """The connection was lost before the request was written whole."""
-
-
-class WriteTimeout(WriteFailed):
-    """The provider stopped reading the request."""
-
-
-class FirstByteTimeout(UpstreamError):
-    """The request was written but no complete head came back in time."""
-
-
-class IdleTimeout(UpstreamError):
-    """The body fell silent."""
-
-
-class ProtocolViolation(UpstreamError):
-    """The provider did not speak HTTP/1.1 as RFC 9112 has it."""
-
-
-class BodyCut(UpstreamError):
-    """The connection ended before the body did."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,19 +21,15 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from proxy.connection import (
-    READ_BYTES,
+from proxy.connection import READ_BYTES, Connection, Response, Stream, Timeouts
+from proxy.upstream_errors import (
     BodyCut,
     ConnectFailed,
-    Connection,
     ConnectTimeout,
     Disconnected,
     FirstByteTimeout,
     IdleTimeout,
     ProtocolViolation,
-    Response,
-    Stream,
-    Timeouts,
     TLSFailed,
     TLSTimeout,
     UpstreamError,
