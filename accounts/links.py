@@ -78,21 +78,19 @@ STOP_LIMIT_MAILS = Purpose(
 
 def stop_limit_mails(token: str) -> User:
     """No more mails about limits, until they ask for them again."""
-    user = STOP_LIMIT_MAILS.user(token)
-    with transaction.atomic():
-        user = STOP_LIMIT_MAILS.locked_user(token, user)
-        user.limit_mails = False
-        user.save(update_fields=["limit_mails"])
-    return user
+    return _set(STOP_LIMIT_MAILS, token, "limit_mails", False)
 
 
 def verify_email(token: str) -> User:
     """The address is theirs: they may proxy from their next request on."""
-    user = VERIFY.user(token)
+    return _set(VERIFY, token, "email_verified", True)
+
+
+def _set(purpose: Purpose, token: str, field: str, value: bool) -> User:
     with transaction.atomic():
-        user = VERIFY.locked_user(token, user)
-        user.email_verified = True
-        user.save(update_fields=["email_verified"])
+        user = purpose.locked_user(token, purpose.user(token))
+        setattr(user, field, value)
+        user.save(update_fields=[field])
     return user
 
 
