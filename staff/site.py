@@ -171,7 +171,8 @@ class StaffSite(admin.AdminSite):
             form.add_error("code", "That code is not right. Is the clock of your device?")
         code = segno.make(new.uri, error="m").svg_inline(scale=5, border=4, dark="#000", light="#fff")
         picture = mark_safe(code)  # noqa: S308  lines and numbers of the library's own
-        return self._page(request, "enrol", "Set up your second factor", form=form, new=new, picture=picture)
+        shown = {"form": form, "new": new, "picture": picture, "next": self._next(request)}
+        return self._page(request, "enrol", "Set up your second factor", **shown)
 
     def _enrolled(self, request: HttpRequest, new: Authenticator) -> HttpResponse:
         with transaction.atomic():
