@@ -20,6 +20,7 @@ from typing import Any
 
 import httptools
 
+from proxy.eager import Waiter, waiter
 from proxy.upstream_errors import (
     BodyCut,
     Disconnected,
@@ -192,7 +193,7 @@ class Connection(asyncio.BufferedProtocol):
         self._slack = 0  # bytes read since the last body byte: bounds heads, 1xx heads, trailers and chunk extensions
         self._head_only = self._interim = self._until_eof = self._keep_alive = self._eof = False
         self._uploading = self._writing_paused = False
-        self._waiter: asyncio.Future[bool | None] | None = None  # True: what came was taken, and is enough
+        self._waiter: Waiter[Any] | asyncio.Future[Any] | None = None  # True: what came was taken, and is enough
         self._drain: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = self._deadline = 0.0
@@ -240,19 +241,28 @@ class Connection(asyncio.BufferedProtocol):
             raise response.error
         return response
 
-    def wait(self, seconds: float) -> asyncio.Future[bool | None]:
-        """A future done when the exchange has moved on; silence for `seconds` fails the exchange."""
-        self._waiter = waiter = self.loop.create_future()
+    def wait(self, seconds: float) -> Waiter[Any] | asyncio.Future[Any]:
+        """Completed when the exchange has moved on; silence for `seconds` fails the exchange."""
+        self._waiter = waiting = waiter(self.loop)
         self._arm(seconds)
-        return waiter
+        return waiting
 
     def _wake(self) -> None:
+        """Whoever waits may run at once, and ask for this very connection again."""
         self._deadline = 0.0
-        waiter = self._waiter
-        if waiter is not None:
+        waiting = self._waiter
+        if waiting is not None:
             self._waiter = None
-            if not waiter.done():
-                waiter.set_result(None)
+            if not waiting.done():
+                waiting.set_result(None)
+
+    def _wake_soon(self) -> None:
+        """After a failure: whoever waits sees it in the next turn, when all else is in order."""
+        self._deadline = 0.0
+        waiting = self._waiter
+        if waiting is not None:
+            self._waiter = None
+            self.loop.call_soon(_tell, waiting)
 
     def fail(self, error: UpstreamError) -> None:
         """Ends the exchange under way with `error` and closes the socket at once."""
@@ -266,7 +276,7 @@ class Connection(asyncio.BufferedProtocol):
         if self.state != CLOSED:
             self.state = CLOSED
             self._transport.abort()
-        self._wake()
+        self._wake_soon()
         self._wake_upload()
         if self._timer is not None:
             self._timer.cancel()
@@ -283,9 +293,9 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
             return
         self.state = IDLE
-        self._wake()
         if self.on_free is not None:
             self.on_free(self)
+        self._wake()
 
     def _violate(self, what: str) -> None:
         self.fail(ProtocolViolation(f"{self.name}: {what}", request_sent=True))
@@ -412,15 +422,15 @@ class Connection(asyncio.BufferedProtocol):
         elif response._chunks and response._taker is not None and self.state == state:
             self._hand_over(response, response._taker)
         elif response._chunks or self.state != state:
-            self._wake()
             if self.state != state:
                 self._wake_upload()
             if response.buffered > HIGH_WATER_BYTES or len(response._chunks) > HIGH_WATER_CHUNKS:
                 self._pause()
+            self._wake()
 
     def _hand_over(self, response: Response, take: Callable[[bytes], bool]) -> None:
-        waiter = self._waiter
-        assert waiter is not None
+        waiting = self._waiter
+        assert waiting is not None
         try:
             if not take(response._take()):
                 self._deadline = self.loop.time() + response._idle
@@ -431,8 +441,8 @@ class Connection(asyncio.BufferedProtocol):
             failure = None
         response._taker = None  # what comes from now on waits
         self._deadline = 0.0
-        if not waiter.done():
-            waiter.set_exception(failure) if failure is not None else waiter.set_result(True)
+        if not waiting.done():
+            waiting.set_exception(failure) if failure is not None else waiting.set_result(True)
 
     def _pause(self) -> None:
         if not self.reading_paused:
@@ -524,6 +534,11 @@ class Connection(asyncio.BufferedProtocol):
         elif self.state == BODY:
             self._keep_alive = self._parser.should_keep_alive()
             self.state = DONE
+
+
+def _tell(waiting: Waiter[Any] | asyncio.Future[Any]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 def _close_notified(tls: ssl.SSLObject) -> bool:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from proxy.framing import Refused
+from proxy.eager import EagerTask, Waiter, waiter
+from proxy.framing import Head, Refused
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
@@ -41,55 +42,34 @@ class ClientGone(OSError):
 class Cycle:
     """From a parsed request head to the last byte of the answer."""
 
-    __slots__ = (
-        "_body",
-        "_bodyless",
-        "_chunked",
-        "_head",
-        "_left",
-        "_news",
-        "_protocol",
-        "_unread",
-        "_waiter",
-        "_when_left",
-        "continue_due",
-        "disconnected",
-        "flow",
-        "keep_alive",
-        "more_body",
-        "response_complete",
-        "response_started",
-        "scope",
-        "task",
-        "transport",
-    )
+    # What a request may change stands on the class until it does: to make one of these is cheap.
+    task: "EagerTask | asyncio.Task[None] | None" = None  # that runs it
+    disconnected = False
+    response_started = False
+    response_complete = False
+    _unread = 0
+    _head = b""  # goes out with the first piece of the body: one write, and one packet for most answers
+    _chunked = False
+    _bodyless = False
+    _left: int | None = None  # of a declared content-length
+    _when_left: Callable[[], None] | None = None
+    _waiter: "Waiter[None] | asyncio.Future[None] | None" = None  # of `receive`
 
-    def __init__(self, protocol: "ProxyProtocol", scope: Any, *, keep_alive: bool, continue_due: bool) -> None:
+    def __init__(self, protocol: "ProxyProtocol", head: Head, *, keep_alive: bool, more_body: bool) -> None:
         self._protocol = protocol
-        self.scope = scope
+        self.head = head
         self.transport: asyncio.Transport = protocol.transport
         self.flow: FlowControl = protocol.flow
-        self.task: asyncio.Task[None] | None = None  # that runs it
         self.keep_alive = keep_alive
-        self.continue_due = continue_due
-        self.disconnected = False
-        self.more_body = True
-        self.response_started = False
-        self.response_complete = False
+        self.continue_due = head.continue_due
+        self.more_body = more_body
+        self._news = not more_body  # of the body or the client, since `receive` was called
         self._body: list[bytes] = []
-        self._unread = 0
-        self._head = b""  # goes out with the first piece of the body: one write, and one packet for most answers
-        self._chunked = False
-        self._bodyless = False
-        self._left: int | None = None  # of a declared content-length
-        self._when_left: Callable[[], None] | None = None
-        self._news = False  # of the body or the client, since `receive` was called
-        self._waiter: asyncio.Future[None] | None = None  # of `receive`
-        scope["extensions"] = {CYCLE: self}
 
-    async def run(self, app: "ASGI3Application") -> None:
+    async def run(self, app: "ASGI3Application", scope: Any) -> None:
+        scope["extensions"] = {CYCLE: self}
         try:
-            await app(self.scope, self.receive, self.send)  # type: ignore[arg-type]
+            await app(scope, self.receive, self.send)  # type: ignore[arg-type]
         except ClientGone:
             pass
         except asyncio.CancelledError:
@@ -102,10 +82,9 @@ class Cycle:
             if not self.response_started and not self.disconnected:
                 logger.error("The application returned without an answer")
         finally:
-            if self.task is not None:
-                self._protocol.tasks.discard(self.task)
+            self._protocol.tasks.discard(self.task)  # type: ignore[arg-type]
             self._when_left = None
-            self.scope.pop("extensions", None)  # it leads back here: what is no cycle needs no collector
+            scope.pop("extensions", None)  # it leads back here: what is no cycle needs no collector
         if not self.response_complete:
             self._fail()
 
@@ -117,17 +96,17 @@ class Cycle:
             self._protocol.refuse(Refused(500, "internal_error", "The server failed to answer this request."))
 
     def add_body(self, body: bytes) -> bool:
-        """Keep a piece for the application; True when it should read before more comes."""
+        """Keep a piece for the application, to be told of later; True when it should read before more comes."""
         self._body.append(body)
         self._unread += len(body)
-        self._tell()
         return self._unread > HIGH_WATER
 
     def end_body(self) -> None:
         self.more_body = False
-        self._tell()
+        self.tell()
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """There is news of the body or the client. An application that waits for it may run at once."""
         self._news = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -143,7 +122,7 @@ class Cycle:
             self.disconnected = True
             if self._when_left is not None:
                 self._when_left()
-        self._tell()
+        self._protocol.loop.call_soon(self.tell)
 
     async def receive(self) -> dict[str, Any]:
         if self.continue_due and not self.disconnected:
@@ -154,7 +133,7 @@ class Cycle:
             if self.more_body:
                 self._protocol.want_body()
             if not self._news:
-                self._waiter = self._protocol.loop.create_future()
+                self._waiter = waiter(self._protocol.loop)
                 await self._waiter
             self._news = False
         if self.disconnected or self.response_complete:
@@ -210,9 +189,9 @@ class Cycle:
             fields = [field for field in fields if field[0] not in _FRAMING]
         length = named.get(b"content-length")
         self._left = None if length is None else int(length)
-        self._bodyless = self.scope["method"] == "HEAD" or status in (204, 304)
+        self._bodyless = self.head.line.method == "HEAD" or status in (204, 304)
         if self._left is None and not self._bodyless:
-            if self.scope["http_version"] == "1.1":
+            if self.head.line.version == "1.1":
                 self._chunked = True
                 fields.append((b"transfer-encoding", b"chunked"))
             else:
@@ -256,5 +235,5 @@ class Cycle:
             raise RuntimeError("The answer is shorter than its Content-Length.")
         if last:
             self.response_complete = True
-            self._tell()
+            self.tell()
             self._protocol.response_completed()

@@ -8,7 +8,7 @@ every byte: two readers that must agree, so that a request never means one thing
 import re
 import urllib.parse
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -21,6 +21,7 @@ BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 UPGRADE_FIELD: Final = re.compile(rb"\r\nupgrade:[^\r\n]*(?=\r\n)", re.IGNORECASE)
 HOST: Final = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 ABSOLUTE_FORM: Final = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
+_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n", re.IGNORECASE)
 CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[^\r\n]*)?\r\n")
 
 
@@ -32,6 +33,30 @@ class Refused(Exception):
         self.status = status
         self.code = code
         self.message = message
+
+
+class Head:
+    """A request's head, parsed and checked; `length` is that of its body in bytes, or CHUNKED.
+
+    The next request on a connection mostly has the same head but for that length: `before` and `after` are the bytes
+    around it, so that those heads need not be read again (empty where the length has no digits). `notes` are for the
+    application, of what it makes of these bytes.
+    """
+
+    __slots__ = ("after", "before", "continue_due", "fields", "keep_alive", "length", "line", "notes", "scope")
+
+    def __init__(self, line: "RequestLine", fields: Headers, data: bytes, *, keep_alive: bool) -> None:
+        """Raises Refused. `data` is the head as it came, `keep_alive` what the parser says of it."""
+        self.line = line
+        self.fields = fields
+        self.keep_alive = keep_alive
+        self.length, self.continue_due = check_fields(line, fields)
+        self.scope: dict[str, Any] = {}
+        self.notes: Any = None
+        self.before = self.after = b""
+        digits = _LENGTH.search(data) if self.length >= 0 and not self.continue_due else None
+        if digits is not None:
+            self.before, self.after = data[: digits.start(1)], data[digits.end(1) :]
 
 
 def malformed(message: str) -> Refused:

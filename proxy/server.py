@@ -19,15 +19,15 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from proxy.cycle import HIGH_WATER, ClientGone, Cycle
+from proxy.eager import EagerTask
 from proxy.framing import (
     BARE_LF,
-    CHUNKED,
     HEAD_END,
     UPGRADE_FIELD,
     ChunkedEnd,
+    Head,
     Refused,
     RequestLine,
-    check_fields,
     malformed,
     parse_request_line,
 )
@@ -43,12 +43,16 @@ HEAD, BODY, ANSWER, LINGER, CLOSED = range(5)
 DISCARDABLE = 65_536
 # Up to here a copy costs less than a view.
 COPIED = 4_096
+# Digits of a body's length, and the CR after them.
+LENGTH_DIGITS = 19
 
 
 class ProxyProtocol(HttpToolsProtocol):
     """One client connection under uvicorn; use as `uvicorn.Config(http=ProxyProtocol)`."""
 
     limits: ClassVar[Limits] = Limits()
+    # What is asked below this path runs as EagerTasks, all else as asyncio's.
+    eager_path: ClassVar[str] = "/v1/"
     _watches: ClassVar[WeakKeyDictionary[ServerState, Watch]] = WeakKeyDictionary()
 
     cycle: Cycle | None  # type: ignore[assignment]
@@ -80,6 +84,7 @@ class ProxyProtocol(HttpToolsProtocol):
         self._linger_left = 0
         self._raw_line = b""
         self._line: RequestLine
+        self._head: Head | None = None  # of the request before, if the next one may have the same
 
     # --- The connection ------------------------------------------------------------------------------
 
@@ -111,10 +116,12 @@ class ProxyProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         phase = self._phase
         if phase == HEAD:
-            if not self._pending and data[0] != 13 and (end := data.find(HEAD_END)) > 0:
-                self._start(data, end + 4)
-            else:
+            if self._pending:
                 self._collect_head(data)
+            elif self._head is not None and data.startswith(self._head.before):
+                self._start_alike(self._head, data)
+            else:
+                self._start_or_collect(data)
         elif phase == BODY:
             self._take_body(data, 0)
         elif phase == ANSWER:
@@ -124,6 +131,23 @@ class ProxyProtocol(HttpToolsProtocol):
             if self._linger_left < 0:
                 # No close yet: that would reset the connection, and take the answer from who reads it while sending.
                 self.flow.pause_reading()
+
+    def _start_alike(self, head: Head, data: bytes) -> None:
+        """`data` begins as the head of the request before; that is all, mostly, but for the length of the body."""
+        start = len(head.before)
+        stop = data.find(b"\r", start, start + LENGTH_DIGITS)
+        if stop > start and data.startswith(head.after, stop):
+            digits = data[start:stop]
+            if digits.isdigit():
+                self._begin(head, data, stop + len(head.after), int(digits))
+                return
+        self._start_or_collect(data)
+
+    def _start_or_collect(self, data: bytes) -> None:
+        if data[0] != 13 and (end := data.find(HEAD_END)) > 0:
+            self._start(data, end + 4)
+        else:
+            self._collect_head(data)
 
     def _keep(self, data: bytes) -> None:
         """Bytes of a next request wait unparsed. Only a flood stops the reading: it also shows when a client leaves."""
@@ -171,35 +195,33 @@ class ProxyProtocol(HttpToolsProtocol):
 
     def _start(self, data: bytes, end: int) -> None:
         """`data` begins with a complete head of `end` bytes."""
-        limits = self.limits
         try:
-            raw_line = data[: data.find(b"\r\n")]
-            if raw_line != self._raw_line:  # most clients ask for one thing only
-                self._line = parse_request_line(raw_line, limits.target)
-                self._raw_line = raw_line
-            # The request line and the empty line end with LF too.
-            if end > limits.head or data.count(b"\n", 0, end) > limits.fields + 2:
-                raise self._head_too_large()
-            headers = self._parse_head(data if end == len(data) else data[:end])
-            length, continue_due = check_fields(self._line, headers)
-            if not self._head_seen or self._message_seen is not (length == 0):
-                raise malformed("The request's framing is ambiguous.")
+            head = self._read_head(data if end == len(data) else data[:end])
         except Refused as refused:
             self.refuse(refused)
         except httptools.HttpParserError as error:
             self.refuse(malformed(f"The request is not valid HTTP/1.1: {error}."))
         else:
-            self._start_cycle(self._line, headers, continue_due)
-            if length == 0:
-                self._message_done(data, end)
-                return
-            self._phase = BODY
-            self._chunked = ChunkedEnd() if length == CHUNKED else None
-            self._body_left = length
-            if end < len(data):
-                self._take_body(data, end)
-            else:
-                self._deadline = self.loop.time() + limits.body_idle_timeout
+            self._head = head if head.before else None
+            self._begin(head, data, end, head.length)
+
+    def _read_head(self, data: bytes) -> Head:
+        limits = self.limits
+        raw_line = data[: data.find(b"\r\n")]
+        if raw_line != self._raw_line:  # most clients ask for one thing only
+            self._line = parse_request_line(raw_line, limits.target)
+            self._raw_line = raw_line
+        # The request line and the empty line end with LF too.
+        if len(data) > limits.head or data.count(b"\n") > limits.fields + 2:
+            raise self._head_too_large()
+        fields = self._parse_head(data)
+        head = Head(self._line, fields, data, keep_alive=self._parser_keep_alive)
+        if not self._head_seen or self._message_seen is not (head.length == 0):
+            raise malformed("The request's framing is ambiguous.")
+        if head.length > 0:
+            self.parser = httptools.HttpRequestParser(self)  # bytes that are only counted do not pass through it
+        head.scope = self._scope(head)
+        return head
 
     def _parse_head(self, head: bytes) -> list[tuple[bytes, bytes]]:
         headers = self.headers = []
@@ -215,8 +237,9 @@ class ProxyProtocol(HttpToolsProtocol):
         self.headers = []  # the parser reports trailers as headers: into a list that nobody reads
         return headers
 
-    def _start_cycle(self, line: RequestLine, headers: list[tuple[bytes, bytes]], continue_due: bool) -> None:
-        scope = {
+    def _scope(self, head: Head) -> dict[str, Any]:
+        line = head.line
+        return {
             "type": "http",
             "asgi": self._asgi,
             "http_version": line.version,
@@ -226,38 +249,50 @@ class ProxyProtocol(HttpToolsProtocol):
             "raw_path": line.raw_path,
             "query_string": line.query,
             "root_path": "",
-            "headers": headers,
+            "headers": head.fields,
             "server": self.server,
             "client": self.client,
-            "state": self.app_state.copy(),
         }
-        keep_alive = self._parser_keep_alive and not self._closing and line.version == "1.1"
-        self.cycle = Cycle(self, scope, keep_alive=keep_alive, continue_due=continue_due)
-        # As loop.create_task, but for the making of a name that nobody reads.
-        self.cycle.task = asyncio.Task(self.cycle.run(self.app), loop=self.loop, name="exchange")
-        self.tasks.add(self.cycle.task)
+
+    def _begin(self, head: Head, data: bytes, end: int, length: int) -> None:
+        """`length`: of the body, which begins at `end`; or CHUNKED."""
+        stop = end + length
+        more_body = length < 0 or stop > len(data)
+        keep_alive = head.keep_alive and not self._closing
+        self.cycle = cycle = Cycle(self, head, keep_alive=keep_alive, more_body=more_body)
+        if not more_body:
+            if length:
+                cycle.add_body(data[end:stop])
+            if stop < len(data):
+                self._keep(data[stop:])
+            self._deadline = math.inf
+            self._phase = ANSWER
+        else:
+            self._phase = BODY
+            self._chunked = ChunkedEnd() if length < 0 else None
+            self._body_left = length
+            self._deadline = self.loop.time() + self.limits.body_idle_timeout
+            if end < len(data):
+                self._take_body(data, end)
+        self._run(cycle, head)
+
+    def _run(self, cycle: Cycle, head: Head) -> None:
+        scope = head.scope.copy()
+        scope["state"] = self.app_state.copy()
+        coroutine = cycle.run(self.app, scope)
+        if head.line.path.startswith(self.eager_path):
+            task = cycle.task = EagerTask(coroutine, self.loop)
+            self.tasks.add(task)  # type: ignore[arg-type]
+            task.go_on()
+        else:
+            cycle.task = self.loop.create_task(coroutine)
+            self.tasks.add(cycle.task)
 
     # --- The body ------------------------------------------------------------------------------------
 
     def _take_body(self, data: bytes, start: int) -> None:
         try:
-            if self._chunked is None:
-                stop = min(len(data), start + self._body_left)
-                self._body_left -= stop - start
-                done = self._body_left == 0
-            else:
-                stop = self._chunked.scan(data, start)
-                done = stop >= 0
-                if not done:
-                    stop = len(data)
-            if stop - start == len(data):
-                self.parser.feed_data(data)
-            elif stop - start <= COPIED:
-                self.parser.feed_data(data[start:stop])
-            else:
-                self.parser.feed_data(memoryview(data)[start:stop])
-            if self._message_seen is not done:
-                raise malformed("The body's framing is ambiguous.")
+            stop, done = self._count_body(data, start) if self._chunked is None else self._decode_body(data, start)
         except Refused as refused:
             self.refuse(refused)
         except httptools.HttpParserError as error:
@@ -267,16 +302,41 @@ class ProxyProtocol(HttpToolsProtocol):
                 self._message_done(data, stop)
             elif self.cycle is not None and not self.cycle.response_complete:
                 self._deadline = self.loop.time() + self.limits.body_idle_timeout
+                self.cycle.tell()
+
+    def _count_body(self, data: bytes, start: int) -> tuple[int, bool]:
+        """Where what is the body's ends in `data`, and whether that is its end."""
+        stop = min(len(data), start + self._body_left)
+        self._body_left -= stop - start
+        self.on_body(data if stop - start == len(data) else data[start:stop])
+        return stop, self._body_left == 0
+
+    def _decode_body(self, data: bytes, start: int) -> tuple[int, bool]:
+        assert self._chunked is not None
+        stop = self._chunked.scan(data, start)
+        done = stop >= 0
+        if not done:
+            stop = len(data)
+        if stop - start == len(data):
+            self.parser.feed_data(data)
+        elif stop - start <= COPIED:
+            self.parser.feed_data(data[start:stop])
+        else:
+            self.parser.feed_data(memoryview(data)[start:stop])
+        if self._message_seen is not done:
+            raise malformed("The body's framing is ambiguous.")
+        return stop, done
 
     def _message_done(self, data: bytes, end: int) -> None:
         assert self.cycle is not None
-        self.cycle.end_body()
         if end < len(data):
             self._keep(data[end:])
         self._deadline = math.inf
         self._phase = ANSWER
         if self.cycle.response_complete:
             self._next()
+        else:
+            self.cycle.end_body()
 
     def want_body(self) -> None:
         """The application reads: a client that was held back may go on, and has its full time again."""
@@ -329,6 +389,10 @@ class ProxyProtocol(HttpToolsProtocol):
         if self.flow.read_paused:
             self.flow.resume_reading()
         if self._pending:
+            self.loop.call_soon(self._start_pending)  # not from here: ten thousand of them would be as deep
+
+    def _start_pending(self) -> None:
+        if self._phase == HEAD and self._pending:
             data = bytes(self._pending)
             self._pending.clear()
             self.data_received(data)

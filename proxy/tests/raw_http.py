@@ -79,10 +79,11 @@ class RawClient:
 
 
 class RawServer:
-    """`app` under ProxyProtocol with its own limits, on uvloop, until `stop`."""
+    """`app` under ProxyProtocol with its own limits, on uvloop, until `stop`; all of it in EagerTasks, or none."""
 
-    def __init__(self, app: Any, **limits: Any) -> None:
-        protocol = type("TestProtocol", (ProxyProtocol,), {"limits": Limits(**limits)})
+    def __init__(self, app: Any, *, eager: bool = True, **limits: Any) -> None:
+        own = {"limits": Limits(**limits), "eager_path": "/" if eager else "none"}
+        protocol = type("TestProtocol", (ProxyProtocol,), own)
         config = uvicorn.Config(
             app, http=protocol, ws="none", lifespan="off", log_config=None, server_header=False, proxy_headers=False
         )

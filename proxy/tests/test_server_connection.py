@@ -96,9 +96,10 @@ class Stage:
 class Theatre:
     """Servers by their limits, kept for the whole module, which play the stage of the test that runs."""
 
-    def __init__(self):
+    def __init__(self, *, eager):
         self.stage = Stage()
         self.servers = {}
+        self.eager = eager
 
     async def __call__(self, scope, receive, send):
         await self.stage(scope, receive, send)
@@ -106,13 +107,13 @@ class Theatre:
     def serve(self, **limits):
         key = tuple(limits.items())
         if key not in self.servers:
-            self.servers[key] = RawServer(self, **{"tick": 0.02, **limits})
+            self.servers[key] = RawServer(self, eager=self.eager, **{"tick": 0.02, **limits})
         return self.servers[key]
 
 
-@pytest.fixture(scope="module")
-def theatre():
-    theatre = Theatre()
+@pytest.fixture(scope="module", params=[True, False], ids=["eager", "task"])
+def theatre(request):
+    theatre = Theatre(eager=request.param)
     yield theatre
     for server in theatre.servers.values():
         server.stop()
@@ -143,6 +144,12 @@ def test_it_serves_pipelined_requests_one_after_the_other(serve, stage):
         assert stage.told.empty()
         stage.released.set()
         assert [client.answer().body for _ in range(3)] == [b"held", b"3", b"no"]
+
+
+def test_it_answers_thousands_of_pipelined_requests_without_going_deeper(serve):
+    with serve().client() as client:
+        client.send(GET % b"early" * 3_000)
+        assert {client.answer().status for _ in range(3_000)} == {401}
 
 
 def test_it_starts_no_second_request_while_one_runs(serve, stage):

@@ -145,6 +145,48 @@ def test_it_reads_a_request_at_every_split(server):
             assert (told["path"], told["query"]) == ("/a b", "c=d")
 
 
+AGAIN = b"POST /again HTTP/1.1\r\nHost: a\r\nContent-Length: %b\r\nX: y\r\n\r\n"
+
+
+def test_it_reads_a_head_like_the_one_before_at_every_split(server):
+    data = AGAIN % b"11" + b"hello again"
+    with server.client() as client:
+        client.send(AGAIN % b"5" + b"first").answer()
+        for split in range(1, len(data)):
+            client.send(data[:split])
+            client.send(data[split:])
+            told = json.loads(client.answer().body)
+            assert (told["body"], told["names"]) == ("hello again", ["host", "content-length", "x"])
+
+
+@pytest.mark.parametrize("length", [b"", b"5x", b"+5", b"5 5", b"0x5", b"5, 5", b"\xb2", b"99999999999999999999"])
+def test_it_refuses_a_head_that_is_like_the_one_before_but_for_its_length(server, length):
+    with server.client() as client:
+        client.send(AGAIN % b"5" + b"first").answer()
+        assert client.send(AGAIN % length + b"5 5, 5").answer().status == 400
+        assert client.is_closed()
+
+
+@pytest.mark.parametrize(
+    "next_head",
+    [
+        AGAIN.replace(b"again", b"other", 1) % b"3",
+        AGAIN.replace(b"X: y", b"X: z") % b"3",
+        AGAIN.replace(b"X: y\r\n", b"") % b"3",
+        AGAIN.replace(b"X: y", b"X: y\r\nX: y") % b"3",
+    ],
+)
+def test_it_takes_no_head_for_the_one_before_that_says_something_else(server, next_head):
+    with server.client() as client:
+        client.send(AGAIN % b"5" + b"first").answer()
+        told = json.loads(client.send(next_head + b"abc").answer().body)
+        assert told["body"] == "abc"
+        assert (told["path"], told["names"]) == (
+            next_head.split()[1].decode(),
+            [line.partition(b":")[0].decode().lower() for line in next_head.split(b"\r\n")[1:-2]],
+        )
+
+
 def test_it_accepts_an_absolute_target_with_the_same_host(server):
     told = json.loads(server.ask(b"GET http://A/x?y HTTP/1.1\r\nHost: a\r\n\r\n").body)
     assert (told["path"], told["query"]) == ("/x", "y")
