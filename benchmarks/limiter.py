@@ -1,10 +1,10 @@
 """What the limiter costs this process, in CPU time a call; what Redis itself uses is not counted.
 
-    python benchmarks/limiter.py [--url redis://127.0.0.1:6379/15] [--calls 20000] [--compare]
+    python benchmarks/limiter.py [--url redis://127.0.0.1:6379/15] [--calls 20000]
 
 Each call admits against a user's and a key's limits (requests, tokens, slots) and three epochs. `lone` asks one at a
 time, so each call pays for its own write, poll and read; `together` asks 32 in one turn of the loop, and what 32 tasks
-cost that build an Ask and wait for a future is taken off. --compare adds the same script through redis-py.
+cost that build an Ask and wait for a future is taken off.
 """
 
 import argparse
@@ -15,15 +15,13 @@ import resource
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import redis.asyncio
 import uvloop
 
-from proxy import limits
 from proxy.limits import Ask, Limit
 from proxy.limits.memory import MemoryLimiter
-from proxy.limits.redis import SERVER_CLOCK, RedisLimiter
+from proxy.limits.redis import RedisLimiter
 
 WIDTH = 32
 Call = Callable[[int], Awaitable[object]]
@@ -77,7 +75,7 @@ async def baseline(ask: Callable[[int], Ask], *, calls: int) -> float:
     return await measure("waiting alone, together", wait, calls=calls, width=WIDTH)
 
 
-async def run(url: str, calls: int, *, compare: bool) -> None:
+async def run(url: str, calls: int) -> None:
     prefix = f"bench:{uuid.uuid4().hex}:"
     limiter = RedisLimiter(url, timeout=5, prefix=prefix)
     memory = MemoryLimiter()
@@ -102,37 +100,18 @@ async def run(url: str, calls: int, *, compare: bool) -> None:
     await measure("redis: admit + settle, together", both, calls=calls, width=WIDTH, less=less)
     await measure("redis: admit + settle, lone", both, calls=calls, width=1)
     plain = redis.asyncio.Redis.from_url(url)
-    if compare:
-        await compare_redis_py(plain, prefix, calls=calls, less=less)
     await limiter.close()
     async for key in plain.scan_iter(match=prefix + "*", count=1000):
         await plain.delete(key)
     await plain.aclose()
 
 
-async def compare_redis_py(plain: "redis.asyncio.Redis", prefix: str, *, calls: int, less: float) -> None:
-    folder = Path(limits.__file__).parent
-    text = "\n".join([SERVER_CLOCK, (folder / "bucket.lua").read_text(), (folder / "admit.lua").read_text()])
-    script = plain.register_script(text)
-    keys = [f"{prefix}epoch:{n}" for n in range(3)] + [
-        f"{prefix}{n}:{kind}" for n in "uk" for kind in ("bucket", "slots")
-    ]
-    args = [3_660_000, 7_320_000, 2_592_000, 3, "", "", "", *(2_000_000_000, 2_000_000_000, 1_000_000) * 2]
-
-    async def call(n: int) -> None:
-        await script(keys=keys, args=[*args, f"01890a5d-ac96-774b-bcce-{n:012d}", 900, "0123456789abcdef"])
-
-    await measure("redis-py: admit, together", call, calls=calls, width=WIDTH, less=less)
-    await measure("redis-py: admit, lone", call, calls=calls, width=1)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default=os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/15"))
     parser.add_argument("--calls", type=int, default=20_000)
-    parser.add_argument("--compare", action="store_true")
     options = parser.parse_args()
-    uvloop.run(run(options.url, options.calls, compare=options.compare))
+    uvloop.run(run(options.url, options.calls))
 
 
 if __name__ == "__main__":

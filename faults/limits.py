@@ -5,16 +5,13 @@ there are and whatever happens to them. While it is away each worker enforces it
 worker that starts meanwhile knows none, so each such start adds one share.
 """
 
-import time
 from itertools import pairwise
-from uuid import UUID
 
 from faults.provider import Visit
 from faults.stand import PARALLEL, RECOVERY, RPM, WORKERS, Ledger
-from faults.verdict import DEATH, Row, quiet_windows
+from faults.verdict import DEATH, quiet_windows
 
 REDIS = frozenset({"kill_redis", "freeze_redis"})
-BEFORE_DEATH = 3.0  # seconds; a frozen Redis may hold up an admission this long
 ACQUAINTANCE = 5.0  # seconds until a new worker has served the tenant, and so heard of its level
 SLACK = 2  # requests that were under way when the window was cut
 
@@ -51,19 +48,11 @@ def judge_parallel(peaks: list[tuple[float, int]], ledger: Ledger, began: float,
     ]
 
 
-def judge_slots(slots: dict[str, set[str]], rows: list[Row], ledger: Ledger) -> list[str]:
-    """Only a worker that was killed leaves slots behind, until they expire."""
-    written = {str(row.id): row for row in rows}
-    offset = time.time() - time.monotonic()
-    deaths = [fault for fault in ledger.faults if fault.kind in DEATH]
-    violations = []
-    for scope, ids in slots.items():
-        for id in ids:
-            at = (UUID(id).int >> 80) / 1000 - offset
-            row = written.get(id)
-            if row is not None and (row.outcome == "interrupted" or row.writer in ledger.killed_writers):
-                continue
-            if row is None and any(fault.began - BEFORE_DEATH < at < fault.ended for fault in deaths):
-                continue  # admitted, and its worker died before it wrote anything
-            violations.append(f"a slot is left in {scope}: request {id}, {row and row.outcome}")
-    return violations
+def judge_slots(slots: list[tuple[str, int, float]], ledger: Ledger) -> list[str]:
+    """Only a worker that was killed leaves slots behind, until they expire; a live one counts what it holds."""
+    deaths = [fault.ended for fault in ledger.faults if fault.kind in DEATH]
+    return [
+        f"{number} slots are left in {scope}, though nobody has died since they were heard of"
+        for scope, number, heard_at in slots
+        if not any(heard_at < ended for ended in deaths)
+    ]

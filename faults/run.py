@@ -195,18 +195,18 @@ class Run:
         stand, sightings = self._stand, self._load.sightings
         rows = [Row(*row) for row in await asyncio.to_thread(stand.rows, ROWS)]
         hours = await asyncio.to_thread(stand.rows, HOURS.format(sums=", ".join(SUMS)))
-        self._judge_limits(rows)
+        self._judge_limits()
         visits = dict(self._provider.visits)
         self._result.verdict = judge(Evidence(sightings, visits, rows, hours, stand.ledger))
         self._result.requests, self._result.rows = len(sightings), len(rows)
 
-    def _judge_limits(self, rows: list[Row]) -> None:
+    def _judge_limits(self) -> None:
         ledger, provider, window = self._stand.ledger, self._provider, (self._began, self._ended)
         times = limits.admitted(provider.visits, provider_key("limited"))
         self._result.measured["admitted_of_limited"] = len(times)
         ledger.violations += limits.judge_rate(times, ledger, *window)
         ledger.violations += limits.judge_parallel(provider.peaks[provider_key("narrow")], ledger, *window)
-        ledger.violations += limits.judge_slots(self._stand.slots(), rows, ledger)
+        ledger.violations += limits.judge_slots(self._stand.slots(), ledger)
 
 
 _PLAIN = Ways(0.0, stream=0.3, leave=0, wrong=0, acts=("ok",), pace=(0, 0))

@@ -22,6 +22,8 @@ import redis
 
 from faults.clients import Tenant
 from faults.script import FIRST_BYTE_TIMEOUT, IDLE_TIMEOUT
+from proxy.limits import LEASE_SECONDS
+from proxy.tests.limits_redis import sessions
 from tests.servers import Server, Servers
 from tests.service import Person, Service, until
 
@@ -206,12 +208,16 @@ class Stand:
             return False
         return True
 
-    def slots(self) -> dict[str, set[str]]:
-        """By tenant scope: request ids whose concurrency slot is taken."""
-        with redis.Redis.from_url(self.service.environment["REDIS_URL"], decode_responses=True) as client:
-            now = time.time() * 1000
-            keys = client.scan_iter("aiproxy:limit:*:slots")
-            return {key: set(client.zrangebyscore(key, now, "+inf")) for key in keys}
+    def slots(self) -> list[tuple[str, int, float]]:
+        """Concurrency slots that are held: of whose account, how many, and when they were last heard of (monotonic)."""
+        with redis.Redis.from_url(self.service.environment["REDIS_URL"]) as client:
+            now, offset = time.time(), time.monotonic() - time.time()
+            return [
+                (key.decode(), slots, expiry / 1000 - LEASE_SECONDS + offset)
+                for key in client.scan_iter("aiproxy:limit:*:*")
+                for _, expiry, slots, *_ in sessions(client, key)
+                if slots and expiry / 1000 > now
+            ]
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.service.environment["DATABASE_URL"]) as connection:

@@ -38,6 +38,11 @@ class Limit:
     tpm: int | None = None
     max_parallel: int | None = None
 
+    @property
+    def holds(self) -> bool:
+        """Whether a request under way holds something of it; of requests a minute alone it does not."""
+        return self.tpm is not None or self.max_parallel is not None
+
 
 @dataclass(slots=True)
 class Ask:
@@ -55,8 +60,9 @@ class Ask:
     epochs: tuple[str, ...] | None = None
     # Who admitted it: a settle goes to the same place, also when the other one has taken over meanwhile.
     owner: "Limiter | None" = field(default=None, repr=False, compare=False)
-    # What its owner keeps ready for it.
+    # Its owner's: what is kept ready for it, and whether nobody waits for the answer any more.
     prepared: Any = field(default=None, repr=False, compare=False)
+    given_up: bool = field(default=False, repr=False, compare=False)
 
 
 @dataclass(slots=True)

@@ -1,102 +1,115 @@
--- Admit one request: compare the epochs, check every limit, and only if all of them pass take from all. One atomic step.
+-- One batch of requests under the same limits. What has ended is given back; then each that wants in takes from all limits
+-- or from none. One atomic step. A batch that was lost on the way and comes after all changes nothing.
 --
--- KEYS  the epoch keys, then for each limit its bucket and its slots
--- ARGV  1 the limits, packed · 2 the epochs expected, with spaces between ('': any)
---       3 the request's id · 4 its tokens · 5 a fresh epoch token
--- reply {verdict, kind, limit (its place, from 1), retry after ms,
---        limit, remaining, reset ms of the tightest requests bucket, the same of the tightest tokens bucket (-1: none),
---        the epochs, then for each limit the two levels it was left at}
---
--- Slots are a sorted set: request id, scored with its expiry. An expired one no longer counts, but stays as long again as
--- the reservation that lets a late settle correct the tokens, once.
+-- KEYS  the epoch keys, then the account of each limit
+-- ARGV  1 the limits, packed · 2 the epochs expected, with spaces between ('': any) · 3 packed: the session, the batch's
+--       number, of those that have ended the tokens that they leave over, those reserved for them and their number, then
+--       the tokens that each request wants
+-- reply packed: for each request {verdict, kind, limit (its place, from 1), retry after ms, limit, remaining and reset ms of
+--       the tightest requests bucket, the same of the tightest tokens bucket (-1: none)}; then for each limit its levels.
+--       If any epochs were expected, or others: {the same, or '' when they are others: nothing was taken; the epochs}
 
-local OK, STALE, LIMITED, TOO_LARGE = 0, 1, 2, 3
+local OK, LIMITED, TOO_LARGE = 0, 2, 3
 local REQUESTS, TOKENS, PARALLEL = 1, 2, 3
 local PARALLEL_RETRY = 1000
 
-local id, tokens, fresh = ARGV[3], tonumber(ARGV[4]), ARGV[5]
-local n = #KEYS - #ARGV[1] / 12  -- epoch keys: of the others there are two a limit
+local n = #KEYS - #ARGV[1] / 24  -- epoch keys
+local session, batch, left_over, released, freed = struct.unpack('<i8i8i8i8i8', ARGV[3])
+local values = redis.call('MGET', unpack(KEYS))
 local ms = now()
-local reply = {OK, 0, 0, 0, -1, -1, -1, -1, -1, -1}
+local accounts = {}
 
-local function check_epochs()
-  if n == 0 then return end
-  local epochs = redis.call('MGET', unpack(KEYS, 1, n))
-  for i = 1, n do
-    if not epochs[i] then
-      epochs[i] = fresh
-      redis.call('SET', KEYS[i], fresh, 'EX', EPOCH_LIFE)
-    end
-    reply[10 + i] = epochs[i]
-  end
-  if ARGV[2] ~= '' and ARGV[2] ~= table.concat(epochs, ' ') then reply[1] = STALE end
-end
-
-local function open_buckets()
-  local buckets = {}
-  for place = 1, (#KEYS - n) / 2 do
-    local key = n + 2 * place
-    local rpm, tpm, parallel = limits_of(place)
-    buckets[place] = load({
-      key = KEYS[key - 1], slots = KEYS[key], rpm = rpm, tpm = tpm, parallel = parallel, requests = false, tokens = false
-    }, ms)
-  end
-  return buckets
-end
-
-local function deny(verdict, kind, place, wait)
-  if reply[1] == OK or (verdict == reply[1] and wait > reply[4]) then
-    reply[1], reply[2], reply[3], reply[4] = verdict, kind, place, wait
-  end
-end
-
-local function check_bucket(kind, place, need, level, limit)
-  if not limit or need == 0 or level >= need * UNITS then return end
-  local wait = UNITS
-  if limit > 0 then wait = math.ceil((need * UNITS - level) / limit) end
-  deny(LIMITED, kind, place, wait)
-end
-
-local function check(buckets)
-  for i, bucket in ipairs(buckets) do
-    if bucket.tpm and tokens > bucket.tpm then return deny(TOO_LARGE, TOKENS, i, 0) end
-  end
-  for i, bucket in ipairs(buckets) do
-    check_bucket(REQUESTS, i, 1, bucket.requests, bucket.rpm)
-    check_bucket(TOKENS, i, tokens, bucket.tokens, bucket.tpm)
-    if bucket.parallel and redis.call('ZCOUNT', bucket.slots, ms + 1, '+inf') >= bucket.parallel then
-      deny(LIMITED, PARALLEL, i, PARALLEL_RETRY)
+local function read_epochs()
+  for place = 1, n do
+    if not values[place] then
+      values[place] = string.format('%013x%03x', session, batch % 4096)
+      redis.call('SET', KEYS[place], values[place], 'EX', EPOCH_LIFE)
     end
   end
+  return table.concat(values, ' ', 1, n)
 end
 
-local function take(bucket)
-  if bucket.rpm then bucket.requests = bucket.requests - UNITS end
-  if bucket.tpm then bucket.tokens = bucket.tokens - tokens * UNITS end
-  if bucket.rpm or bucket.tpm then save(bucket, ms) end
-  if bucket.tpm or bucket.parallel then
-    redis.call('ZREMRANGEBYSCORE', bucket.slots, '-inf', ms - SLOT_LIFE)
-    redis.call('ZADD', bucket.slots, ms + SLOT_LIFE, id)
-    redis.call('PEXPIRE', bucket.slots, 2 * SLOT_LIFE)
+local function settle(account)
+  if not account.known then return end  -- lost with the server, or expired: nobody holds it any more
+  give(account, left_over)
+  account.reserved = math.max(0, account.reserved - released)
+  account.slots = math.max(0, account.slots - freed)
+  account.changed = true
+end
+
+-- Verdict, kind, place and wait of what stands most in the way.
+local function judge(tokens)
+  for place, account in ipairs(accounts) do
+    if account.tpm and tokens > account.tpm then return TOO_LARGE, TOKENS, place, 0 end
+  end
+  local verdict, kind, where, longest = OK, 0, 0, 0
+  local function need(amount, level, limit, what, place)
+    if not limit or amount == 0 or level >= amount * UNITS then return end
+    local wait = limit > 0 and math.ceil((amount * UNITS - level) / limit) or UNITS
+    if verdict == OK or wait > longest then verdict, kind, where, longest = LIMITED, what, place, wait end
+  end
+  for place, account in ipairs(accounts) do
+    need(1, account.requests, account.rpm, REQUESTS, place)
+    need(tokens, account.tokens, account.tpm, TOKENS, place)
+    if account.parallel and account.in_use + account.slots >= account.parallel
+      and (verdict == OK or PARALLEL_RETRY > longest) then
+      verdict, kind, where, longest = LIMITED, PARALLEL, place, PARALLEL_RETRY
+    end
+  end
+  return verdict, kind, where, longest
+end
+
+local function take(tokens)
+  for _, account in ipairs(accounts) do
+    if account.rpm then account.requests = account.requests - UNITS end
+    if account.tpm then account.tokens = account.tokens - tokens * UNITS end
+    if account.tpm or account.parallel then
+      account.slots, account.reserved = account.slots + 1, account.reserved + tokens
+    end
+    account.changed = account.changed or account.rpm or account.tpm or account.parallel
   end
 end
 
-local function describe(place, level, limit)
-  if not limit then return end
-  local remaining = math.max(0, math.floor(level / UNITS))
-  if reply[place] == -1 or remaining < reply[place + 1] then
-    reply[place], reply[place + 1], reply[place + 2] = limit, remaining, until_full(level, limit)
+-- Limit, remaining and reset of the bucket with the least left.
+local function tightest(level, limit)
+  local found, least, reset = -1, -1, -1
+  for _, account in ipairs(accounts) do
+    if account[limit] then
+      local remaining = math.max(0, math.floor(account[level] / UNITS))
+      if found == -1 or remaining < least then
+        found, least, reset = account[limit], remaining, until_full(account[level], account[limit])
+      end
+    end
   end
+  return found, least, reset
 end
 
-check_epochs()
-if reply[1] == STALE then return reply end
-local buckets = open_buckets()
-check(buckets)
-for i, bucket in ipairs(buckets) do
-  if reply[1] == OK then take(bucket) end
-  describe(5, bucket.requests, bucket.rpm)
-  describe(8, bucket.tokens, bucket.tpm)
-  reply[9 + n + 2 * i], reply[10 + n + 2 * i] = bucket.requests or 0, bucket.tokens or 0
+local epochs = read_epochs()
+local stale = ARGV[2] ~= '' and ARGV[2] ~= epochs
+for place = 1, #KEYS - n do
+  local account = load(KEYS[n + place], values[n + place], place, session, ms)
+  if account.last >= batch then return redis.error_reply('LATE this batch has been seen') end
+  account.last = batch
+  if freed > 0 then settle(account) end
+  accounts[place] = account
 end
-return reply
+local answers = {}
+if not stale then
+  for at = 41, #ARGV[3], 8 do
+    local tokens = struct.unpack('<i8', ARGV[3], at)
+    local verdict, kind, place, wait = judge(tokens)
+    if verdict == OK then take(tokens) end
+    local limit, remaining, reset = tightest('requests', 'rpm')
+    answers[#answers + 1] = struct.pack(
+      '<i8i8i8i8i8i8i8i8i8i8', verdict, kind, place, wait, limit, remaining, reset, tightest('tokens', 'tpm'))
+  end
+  for _, account in ipairs(accounts) do
+    answers[#answers + 1] = struct.pack('<i8i8', account.requests or 0, account.tokens or 0)
+  end
+end
+for _, account in ipairs(accounts) do
+  if account.changed then save(account, session) end
+end
+local packed = table.concat(answers)
+if not stale and ARGV[2] ~= '' then return packed end
+return {packed, unpack(values, 1, n)}

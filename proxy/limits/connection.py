@@ -1,6 +1,6 @@
 """One connection to Redis that answers in order: what is asked during one turn of the loop leaves in one write.
 
-Owns the socket, the time-out and the pairing of replies with those who wait. Must not know scripts, limits or when to
+Owns the socket, the time-out and the pairing of replies with messages. Must not know scripts, limits or when to
 reconnect. Replies carry no number, only a position, so a connection that missed one is never used again.
 """
 
@@ -27,12 +27,39 @@ _SECOND_LOOK = 0.01
 LINGER = 0.002
 
 
-class Receipt(Protocol):
-    """Waits for a reply without a coroutine."""
+class Message(Protocol):
+    """What is sent, and who hears of it. It is packed as it leaves: until then it may grow."""
 
-    def received(self, reply: Any) -> None: ...
+    def packed(self) -> bytes: ...
 
-    def lost(self) -> None: ...
+    def received(self, reply: Any) -> None:
+        """The reply, a hiredis.ReplyError included; texts are bytes."""
+        ...
+
+    def lost(self, reason: str) -> None:
+        """There will be none. Whoever has to be told is told later: the connection is still being taken down."""
+        ...
+
+
+class _Call:
+    """One command, and somebody who waits for its reply."""
+
+    __slots__ = ("_command", "reply")
+
+    def __init__(self, command: Arguments, loop: asyncio.AbstractEventLoop) -> None:
+        self._command = command
+        self.reply: asyncio.Future[Any] = loop.create_future()
+
+    def packed(self) -> bytes:
+        return pack(self._command)
+
+    def received(self, reply: Any) -> None:
+        if not self.reply.done():
+            self.reply.set_result(reply)
+
+    def lost(self, reason: str) -> None:
+        if not self.reply.done():
+            self.reply.set_exception(LimiterAway(reason))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,46 +115,46 @@ class Address:
 
 
 class Connection(asyncio.Protocol):
-    """`on_lost(reason)` is called once, after everything that still waited was told."""
+    """`on_lost(reason)` is called once, after every message that still waited was told."""
 
     def __init__(self, *, timeout: float, on_lost: Callable[["Connection", str], None]) -> None:
         self.closed = False
         self._timeout = timeout
         self._on_lost = on_lost
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._reader = hiredis.Reader(encoding="utf-8", errors="replace")
-        self._waiting: deque[tuple[float, asyncio.Future[Any] | None, Receipt | None]] = deque()
-        self._out: list[bytes] = []
-        self._called = False  # somebody waits for what is in _out: it leaves at the end of this turn
+        self._reader = hiredis.Reader()
+        self._waiting: deque[tuple[float, Message]] = deque()  # since when
+        self._out: list[Message] = []
+        self._is_urgent = False  # what is in _out leaves at the end of this turn
         self._linger: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._overdue: tuple[float, asyncio.Future[Any] | None, Receipt | None] | None = None
+        self._overdue: tuple[float, Message] | None = None
 
-    def call(self, packed: bytes) -> asyncio.Future[Any]:
-        """The reply, a hiredis.ReplyError included; LimiterAway when the connection goes first."""
-        future: asyncio.Future[Any] = self._loop.create_future()
+    def post(self, message: Message) -> None:
+        """In order with all else, but nobody waits: it leaves with the next that is urgent, or LINGER later."""
         if self.closed:
-            future.set_exception(LimiterAway("not connected"))
-        else:
-            if not self._called:
-                self._called = True
-                self._loop.call_soon(self._flush)
-            self._out.append(packed)
-            self._waiting.append((self._loop.time(), future, None))
-            self._watch()
-        return future
-
-    def post(self, packed: bytes, receipt: Receipt) -> None:
-        """In order with all else, but nobody waits: it leaves with the next call, or LINGER later."""
-        if self.closed:
-            receipt.lost()
+            message.lost("not connected")
             return
-        self._out.append(packed)
-        self._waiting.append((self._loop.time(), None, receipt))
-        self._watch()
+        self._out.append(message)
+        self._waiting.append((self.loop.time(), message))
+        if self._timer is None:
+            self._timer = self.loop.call_later(self._timeout, self._check)
         if self._linger is None:
-            self._linger = self._loop.call_later(LINGER, self._lingered)
+            self._linger = self.loop.call_later(LINGER, self._lingered)
+
+    def urge(self) -> None:
+        """What was posted leaves at the end of this turn of the loop, in one write."""
+        if not self._is_urgent:
+            self._is_urgent = True
+            self.loop.call_soon(self._flush)
+
+    async def call(self, *command: str | int | bytes) -> Any:
+        """The reply, a hiredis.ReplyError included; LimiterAway when the connection goes first."""
+        call = _Call(command, self.loop)
+        self.post(call)
+        self.urge()
+        return await call.reply
 
     def hurry(self, timeout: float) -> None:
         """From now on, this long for a reply."""
@@ -148,11 +175,8 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         self._out.clear()
         waiting, self._waiting = self._waiting, deque()
-        for _, future, receipt in waiting:
-            if receipt is not None:
-                receipt.lost()
-            elif future is not None and not future.done():
-                future.set_exception(LimiterAway(reason))
+        for _, message in waiting:
+            message.lost(reason)
         self._on_lost(self, reason)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -163,21 +187,13 @@ class Connection(asyncio.Protocol):
             return
         try:
             self._reader.feed(data)
-            while (reply := self._reader.gets()) is not False:
-                _, future, receipt = self._waiting.popleft()
-                if receipt is not None:
-                    receipt.received(reply)
-                elif future is not None and not future.done():
-                    future.set_result(reply)
+            while not self.closed and (reply := self._reader.gets()) is not False:
+                self._waiting.popleft()[1].received(reply)
         except (hiredis.ProtocolError, IndexError):
             self.drop("it does not speak the Redis protocol")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.drop("connection lost")
-
-    def _watch(self) -> None:
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._timeout, self._check)
 
     def _lingered(self) -> None:
         """A flush meanwhile does not put it off: to be early for a later one costs less than a timer for each."""
@@ -185,9 +201,9 @@ class Connection(asyncio.Protocol):
         self._flush()
 
     def _flush(self) -> None:
-        self._called = False
+        self._is_urgent = False
         if self._out and self._transport is not None:
-            self._transport.write(b"".join(self._out))
+            self._transport.write(b"".join([message.packed() for message in self._out]))
             self._out.clear()
 
     def _check(self) -> None:
@@ -196,12 +212,12 @@ class Connection(asyncio.Protocol):
         if not self._waiting:
             return
         oldest = self._waiting[0]
-        left = oldest[0] + self._timeout - self._loop.time()
+        left = oldest[0] + self._timeout - self.loop.time()
         if left <= 0 and oldest is self._overdue:
             self.drop(f"no reply within {self._timeout * 1000:.0f} ms")
             return
         self._overdue = oldest if left <= 0 else None
-        self._timer = self._loop.call_later(max(left, _SECOND_LOOK), self._check)
+        self._timer = self.loop.call_later(max(left, _SECOND_LOOK), self._check)
 
 
 async def connect(address: Address, *, timeout: float, on_lost: Callable[[Connection, str], None]) -> Connection:
@@ -222,7 +238,7 @@ async def connect(address: Address, *, timeout: float, on_lost: Callable[[Connec
         raise LimiterAway(f"cannot connect: {_reason(exc)}") from None
     try:
         for command in address.greeting():
-            reply = await connection.call(pack(command))
+            reply = await connection.call(*command)
             if isinstance(reply, hiredis.ReplyError):
                 raise LimiterAway(f"{command[0]} refused: {str(reply).split(' ')[0]}")
     except BaseException:

@@ -7,12 +7,11 @@ whose limits they are. What a single process counts by itself (`memory`) cannot 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import redis
 
-from proxy.limits import Limit, LimiterAway
-from proxy.limits.redis import PREFIX, SERVER_CLOCK, packed_limits
+from proxy.limits import LEASE_SECONDS, Limit, LimiterAway
+from proxy.limits.redis import PREFIX, SERVER_CLOCK, packed_limits, scripts
 
 TIMEOUT = 1.0  # seconds: somebody looks at a page, no request waits
 
@@ -33,9 +32,8 @@ class Level:
 
 def read(url: str, limits: Sequence[Limit], *, prefix: str = PREFIX, clock: str = SERVER_CLOCK) -> list[Level]:
     """The levels of these limits, in their order. LimiterAway when Redis cannot be asked."""
-    here = Path(__file__).parent
-    text = "\n".join((clock, (here / "bucket.lua").read_text(), (here / "levels.lua").read_text()))
-    keys = [f"{prefix}{limit.scope}:{part}" for limit in limits for part in ("bucket", "slots")]
+    [text] = scripts(clock, int(LEASE_SECONDS * 1000), "levels")
+    keys = [f"{prefix}{limit.scope}" for limit in limits]
     try:
         reply = _client(url).register_script(text)(keys, [b"".join(map(packed_limits, limits))])
     except redis.RedisError as error:

@@ -1,17 +1,20 @@
-"""Limits that all workers share, kept in Redis: one script call a request.
+"""Limits that all workers share, kept in Redis: one script call for all that a policy's requests want at a time.
 
-Owns the scripts, their arguments and replies, and settlements that wait for a connection. Must not know what to do
-while Redis is away (`guarded` does) or what an epoch stands for.
+Owns the scripts, their arguments and replies, and what this worker holds. Must not know what to do while Redis is away
+(`guarded` does) or what an epoch stands for.
 
-Keys are `<prefix><scope>:bucket` and `<prefix><scope>:slots`; all of them expire by themselves. A script touches the
-keys of a user and of a proxy key together, so this needs one Redis (or a primary with replicas), not Redis Cluster.
+Keys are `<prefix><scope>`; all of them expire by themselves. A script touches the keys of a user and of a proxy key
+together, so this needs one Redis (or a primary with replicas), not Redis Cluster.
+
+Every call counts exactly once. Those of one connection (a session) are numbered, and an account knows the last one that
+touched it. When a connection is lost with calls under way, the next session tells each account what this worker really
+holds of it (resume.lua), and the difference is given back.
 """
 
 import asyncio
-import os
+import secrets
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from hashlib import sha1
 from pathlib import Path
@@ -20,16 +23,16 @@ from typing import Any, Final
 
 import hiredis
 
+from proxy.eager import Waiter, waiter
 from proxy.limits import LEASE_SECONDS, Admission, Ask, Kind, Limit, LimiterAway, Verdict
 from proxy.limits.connection import Address, Arguments, Connection, connect, pack
 from proxy.limits.memory import Seen
 
 PREFIX: Final = "aiproxy:limit:"
 EPOCH_SECONDS: Final = 30 * 86_400
-# Settlements kept for the next connection, and how many of them go out at once then.
-BACKLOG: Final = 10_000
+# Accounts that go out at once when there are many to renew, or to take over.
 BATCH: Final = 200
-# Prepared commands kept, about 1.5 KB each; a process has fewer policies in use.
+# Prepared commands kept, about 1 KB each; a process has fewer policies in use.
 COMMANDS: Final = 4_096
 # How long the levels of a scope are remembered, at least; after a minute a bucket is full again.
 SEEN_MS: Final = 60_000
@@ -44,84 +47,127 @@ end
 _VERDICTS: Final[tuple[Verdict, ...]] = ("ok", "stale", "limited", "too_large")
 _KINDS: Final[tuple[Kind, ...]] = ("", "requests", "tokens", "parallel")
 _OK: Final = 0
-_STALE: Final = 1
-_HEAD: Final = 10
-_LIMITS: Final = Struct("<qqq")  # requests a minute, tokens a minute, in parallel; -1: unlimited
 _NONE: Final = (None, None, None)
+_LIMITS: Final = Struct("<qqq")  # requests a minute, tokens a minute, in parallel; -1: unlimited
+_BATCH: Final = Struct("<qqqqq")
+_BATCH_OF_ONE: Final = Struct("<qqqqqq")
+_ANSWER: Final = Struct("<10q")
+_LEVELS: Final = Struct("<qq")
+_SESSION: Final = Struct("<q")
+_RESUMPTION: Final = Struct("<qqqq")
+# The number of what never left: it comes after all that did.
+_UNSENT: Final = 1 << 53
+
+
+def scripts(clock: str, slot_ms: int, *names: str) -> list[str]:
+    """The text of each script, with what all of them know."""
+    here = Path(__file__).parent
+    common = f"{clock}\nlocal SLOT_LIFE, EPOCH_LIFE = {slot_ms}, {EPOCH_SECONDS}  -- ms, s\n"
+    common += (here / "account.lua").read_text()
+    return ["\n".join((common, (here / f"{name}.lua").read_text())) for name in names]
 
 
 class _Script:
-    def __init__(self, *parts: str) -> None:
-        self.text = "\n".join(parts)
-        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-        self.load = pack(("SCRIPT", "LOAD", self.text))
+    """Loaded without anybody waiting for it: the first call that needs it says if it is not there."""
+
+    def __init__(self, text: str) -> None:
+        self.sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
+        self._load = pack(("SCRIPT", "LOAD", text))
+
+    def packed(self) -> bytes:
+        return self._load
+
+    def received(self, reply: Any) -> None: ...
+
+    def lost(self, reason: str) -> None: ...
 
 
-def _own(one: str, two: str, three: str) -> bytes:
-    """A request's own arguments as hiredis packs them, in a quarter of the time; all of them are ASCII."""
-    packed = f"${len(one)}\r\n{one}\r\n${len(two)}\r\n{two}\r\n${len(three)}\r\n{three}\r\n"
-    return packed.encode("ascii")
+class _Plain:
+    """A command whose reply nobody needs."""
+
+    __slots__ = ("_command",)
+
+    def __init__(self, *command: str | int | bytes) -> None:
+        self._command: Arguments = command
+
+    def packed(self) -> bytes:
+        return pack(self._command)
+
+    def received(self, reply: Any) -> None: ...
+
+    def lost(self, reason: str) -> None: ...
 
 
 class _Command:
-    """What a policy's requests send, packed but for what is their own."""
+    """What a policy's requests send, packed but for what is a batch's own."""
 
-    __slots__ = ("admit", "epoch_keys", "epochs", "limits", "settle", "settles")
+    __slots__ = ("batch", "epoch_keys", "epochs", "holds", "limits", "packed")
 
-    def __init__(self, ask: Ask, admit: bytes, settle: bytes) -> None:
+    def __init__(self, ask: Ask, packed: bytes) -> None:
         self.limits, self.epoch_keys, self.epochs = ask.limits, ask.epoch_keys, ask.epochs
-        self.admit = admit
-        self.settle = settle
+        self.packed = packed
+        self.batch: _Batch | None = None  # that may still grow
         # Requests a minute alone are spent for good: nothing to correct, nothing to free.
-        self.settles = any(limit.tpm is not None or limit.max_parallel is not None for limit in ask.limits)
-
-    def packed_admit(self, ask: Ask, token: str) -> bytes:
-        return self.admit + _own(ask.request_id, str(ask.tokens), token)
-
-    def packed_settle(self, ask: Ask, tokens: int) -> bytes:
-        return self.settle + _own(ask.request_id, str(ask.tokens), str(tokens))
+        self.holds = any(limit.holds for limit in ask.limits)
 
 
-class _Settlement:
-    """One settle under way. It survives its connection: settling twice changes nothing, so it may be sent again."""
+class _Batch:
+    """What one policy's requests want of Redis in a turn of the loop: some want in, some have ended."""
 
-    __slots__ = ("ask", "limiter", "reloaded", "tokens")
+    __slots__ = ("asks", "command", "freed", "left_over", "limiter", "number", "released", "reloaded", "waiting")
 
-    def __init__(self, limiter: "RedisLimiter", ask: Ask, tokens: int) -> None:
+    def __init__(self, limiter: "RedisLimiter", command: _Command) -> None:
         self.limiter = limiter
-        self.ask = ask
-        self.tokens = tokens
+        self.command = command
+        self.asks: list[Ask] = []
+        self.waiting: list[Waiter[Admission] | asyncio.Future[Admission]] = []
+        self.left_over = self.released = self.freed = 0
+        self.number = _UNSENT
         self.reloaded = False
 
     def packed(self) -> bytes:
-        return self.limiter.packed_settle(self.ask, self.tokens)
+        self.command.batch = None
+        self.number = self.limiter.next_number()
+        own: tuple[int, ...] = (self.limiter.session, self.number, self.left_over, self.released, self.freed)
+        if len(self.asks) == 1:
+            packed = _BATCH_OF_ONE.pack(*own, self.asks[0].tokens)
+        else:
+            tokens = [ask.tokens for ask in self.asks]
+            packed = _BATCH.pack(*own) + Struct(f"<{len(tokens)}q").pack(*tokens)
+        return b"%b$%d\r\n%b\r\n" % (self.command.packed, len(packed), packed)
 
     def received(self, reply: Any) -> None:
-        if not isinstance(reply, hiredis.ReplyError):
-            return
-        if _unknown_script(reply) and not self.reloaded:
-            self.reloaded = True
-            self.limiter.reload(self)
+        if type(reply) is bytes:
+            self.limiter.answered(self, reply, self.command.epochs or ())
+        elif type(reply) is list:
+            self.limiter.answered(self, reply[0], tuple(epoch.decode() for epoch in reply[1:]))
         else:
-            self.limiter.dropped += 1
+            self.limiter.failed(self, reply)
 
-    def lost(self) -> None:
-        self.limiter.keep(self)
-
-
-class _Ignored:
-    def received(self, reply: Any) -> None: ...
-
-    def lost(self) -> None: ...
+    def lost(self, reason: str) -> None:
+        self.command.batch = None
+        self.limiter.lost(self, reason)
 
 
-_IGNORED = _Ignored()
+class _Hold:
+    """What this worker holds of one account, and the calls of which it does not know whether they came to it."""
+
+    __slots__ = ("calls", "limit", "reserved", "slots")
+
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
+        self.slots = self.reserved = 0
+        self.calls: list[tuple[int, int]] = []  # number, and the tokens used by those that ended in it
+
+    def packed(self, session: int, before: int) -> bytes:
+        calls = b"".join([_LEVELS.pack(*call) for call in self.calls])
+        return _RESUMPTION.pack(session, before, self.slots, self.reserved) + calls
 
 
 class RedisLimiter:
     """`timeout`: seconds until a missing reply means that Redis is away. `on_lost(reason)`: the connection went.
 
-    `failures` counts what ended in LimiterAway, `dropped` the settlements that were given up.
+    `failures` counts what ended in LimiterAway.
     """
 
     def __init__(
@@ -136,28 +182,26 @@ class RedisLimiter:
     ) -> None:
         self.address = Address.parse(url)
         self.failures = 0
-        self.dropped = 0
         self.on_lost: Callable[[str], None] | None = None
+        self.session = _new_session()
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self._slot_ms = int(slot_seconds * 1000)
         self._prefix = prefix
-        here = Path(__file__).parent
-        bucket = (here / "bucket.lua").read_text()
-        clock += f"\nlocal SLOT_LIFE, EPOCH_LIFE = {self._slot_ms}, {EPOCH_SECONDS}  -- ms, s"
-        self._admit = _Script(clock, bucket, (here / "admit.lua").read_text())
-        self._settle = _Script(clock, bucket, (here / "settle.lua").read_text())
-        self._renew = _Script(clock, (here / "renew.lua").read_text())
-        # Admitted here and not settled yet, by request id.
-        self._held: dict[str, Ask] = {}
+        self._admit, self._resume, self._renew = map(_Script, scripts(clock, self._slot_ms, "admit", "resume", "renew"))
         self._connection: Connection | None = None
         self._attempt: asyncio.Task[None] | None = None
-        self._backlog: deque[_Settlement] = deque()
-        self._fresh = _tokens()
+        self._number = 0  # of the last batch that left
         self._commands: dict[int, _Command] = {}
+        # Admitted here and not settled yet, by request id.
+        self._held: dict[str, Ask] = {}
+        # What the next session has to know: its own number, lost calls, and what ended while there was no connection.
+        self._next_session = _new_session()
+        self._lost_batches: list[_Batch] = []
+        self._ended: list[tuple[Ask, int]] = []
         # By scope: when a reply about it came, the limit, the reply and the place of its levels there.
-        self._replies: dict[str, tuple[int, Limit, list[int], int]] = {}
-        self._older_replies: dict[str, tuple[int, Limit, list[int], int]] = {}
+        self._replies: dict[str, tuple[int, Limit, bytes, int]] = {}
+        self._older_replies: dict[str, tuple[int, Limit, bytes, int]] = {}
         self._replies_since = 0
 
     @property
@@ -173,31 +217,39 @@ class RedisLimiter:
         ask.owner = self
         connection = self._connection or await self._ready()
         ask.prepared = command = self._command(ask)
-        packed = command.packed_admit(ask, next(self._fresh))
+        batch = command.batch or self._begin(connection, command)
+        admission: Waiter[Admission] | asyncio.Future[Admission] = waiter(connection.loop)
+        batch.asks.append(ask)
+        batch.waiting.append(admission)
+        connection.urge()
         try:
-            reply = await connection.call(packed)
-            if type(reply) is not list:
-                reply = await self._again(connection, packed, reply)
-        except (LimiterAway, asyncio.CancelledError) as exc:
-            self.failures += isinstance(exc, LimiterAway)
-            self.settle(ask, 0)
+            return await admission
+        except asyncio.CancelledError:
+            self._give_up(ask)
             raise
-        return self._admission(ask, reply)
+        except LimiterAway:
+            self.failures += 1
+            raise
 
     def settle(self, ask: Ask, tokens: int) -> None:
-        self._held.pop(ask.request_id, None)
-        if (ask.prepared or self._command(ask)).settles:
-            self._post(_Settlement(self, ask, tokens))
+        if self._held.pop(ask.request_id, None) is None:
+            return
+        if self._connection is None:
+            self._ended.append((ask, tokens))
+            return
+        command: _Command = ask.prepared
+        batch = command.batch or self._begin(self._connection, command)
+        batch.left_over += ask.tokens - tokens
+        batch.released += ask.tokens
+        batch.freed += 1
 
     async def renew(self) -> None:
         """The slots of all requests under way live on; to be called well before `slot_seconds` are over."""
-        for number, ask in enumerate(tuple(self._held.values()), 1):
+        limits = {limit.scope: limit for ask in self._held.values() for limit in ask.limits if limit.holds}
+        for number, limit in enumerate(limits.values(), 1):
             if self._connection is None:
                 return
-            if ask.request_id in self._held:
-                slots = tuple(f"{self._prefix}{limit.scope}:slots" for limit in ask.limits)
-                packed = pack(("EVALSHA", self._renew.sha, len(slots), *slots, ask.request_id))
-                self._connection.post(packed, _IGNORED)
+            self._connection.post(self._call(self._renew, limit, _SESSION.pack(self.session)))
             if number % BATCH == 0:
                 await asyncio.sleep(0)
 
@@ -212,7 +264,7 @@ class RedisLimiter:
         if entry is None:
             return None
         at, limit, reply, place = entry
-        requests, tokens = reply[place : place + 2]
+        requests, tokens = _LEVELS.unpack_from(reply, place)
         return Seen(None if limit.rpm is None else requests, None if limit.tpm is None else tokens, at)
 
     async def connect(self) -> None:
@@ -236,33 +288,66 @@ class RedisLimiter:
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(LimiterAway):
-                await connection.call(pack(("PING",)))
+                await connection.call("PING")
             connection.drop("closed")
-        self.dropped += len(self._backlog)
-        self._backlog.clear()
 
-    def packed_settle(self, ask: Ask, tokens: int) -> bytes:
-        command: _Command = ask.prepared or self._command(ask)
-        return command.packed_settle(ask, tokens)
+    # What a batch tells.
 
-    def keep(self, settlement: _Settlement) -> None:
-        """Remember it for the next connection; the oldest give way (their slots expire by themselves)."""
-        if len(self._backlog) >= BACKLOG:
-            self._backlog.popleft()
-            self.dropped += 1
-        self._backlog.append(settlement)
+    def next_number(self) -> int:
+        self._number += 1
+        return self._number
 
-    def reload(self, settlement: _Settlement) -> None:
-        """The server has forgotten the scripts (restart, SCRIPT FLUSH): teach it and send once more."""
-        if self._connection is not None:
-            self._load_scripts(self._connection)
-        self._post(settlement)
+    def answered(self, batch: _Batch, reply: bytes, epochs: tuple[str, ...]) -> None:
+        command = batch.command
+        if reply:
+            self._remember(command.limits, reply, _ANSWER.size * len(batch.asks))
+        admissions = [
+            self._admission(ask, reply, _ANSWER.size * place, epochs) if reply else Admission("stale", epochs)
+            for place, ask in enumerate(batch.asks)
+        ]
+        # What these do now may be anything: it comes last.
+        for waiting, admission in zip(batch.waiting, admissions, strict=True):
+            if not waiting.done():
+                waiting.set_result(admission)
 
-    def _post(self, settlement: _Settlement) -> None:
-        if self._connection is None:
-            self.keep(settlement)
+    def failed(self, batch: _Batch, reply: Any) -> None:
+        """An error: once more if the server only forgot the scripts (restart, SCRIPT FLUSH)."""
+        connection = self._connection
+        if connection is None:
+            self.lost(batch, "connection lost")
+        elif str(reply).startswith("NOSCRIPT") and not batch.reloaded:
+            batch.reloaded = True
+            self._load_scripts(connection)
+            connection.post(batch)
+            connection.urge()
         else:
-            self._connection.post(settlement.packed(), settlement)
+            # READONLY, LOADING, OOM, MISCONF, NOPERM: it answers but can't count. Another connection may find one that
+            # can.
+            reason = _refusal(reply)
+            self.lost(batch, reason)
+            connection.drop(reason)
+
+    def lost(self, batch: _Batch, reason: str) -> None:
+        if batch.command.holds:
+            self._lost_batches.append(batch)
+        for waiting in batch.waiting:
+            asyncio.get_running_loop().call_soon(_tell_away, waiting, reason)
+
+    # ---
+
+    def _begin(self, connection: Connection, command: _Command) -> _Batch:
+        batch = command.batch = _Batch(self, command)
+        connection.post(batch)
+        return batch
+
+    def _give_up(self, ask: Ask) -> None:
+        """Nobody waits for the answer any more: what it takes, or took, is given back."""
+        ask.given_up = True
+        batch: _Batch | None = ask.prepared.batch
+        if batch is not None and ask in batch.asks:  # it has not left
+            place = batch.asks.index(ask)
+            del batch.asks[place], batch.waiting[place]
+        self.settle(ask, 0)
 
     async def _ready(self) -> Connection:
         if self._connection is None:
@@ -271,29 +356,13 @@ class RedisLimiter:
             raise LimiterAway("connection lost")
         return self._connection
 
-    async def _again(self, connection: Connection, packed: bytes, reply: Any) -> list[Any]:
-        """After an error: once more if the server only forgot the scripts (restart, SCRIPT FLUSH)."""
-        if _unknown_script(reply):
-            self._load_scripts(connection)
-            reply = await connection.call(packed)
-        if isinstance(reply, list):
-            return reply
-        # READONLY, LOADING, OOM, MISCONF, NOPERM: it answers but can't count. A new connection may find one that can.
-        reason = _refusal(reply)
-        connection.drop(reason)
-        raise LimiterAway(reason)
-
     async def _open(self) -> None:
-        """Settlements that waited go out first, so that nobody is refused for a slot that is free."""
+        """What we hold is told first, so that nobody is refused for a slot that is free."""
         connection = await connect(self.address, timeout=self._connect_timeout, on_lost=self._lost)
         try:
             self._load_scripts(connection)
             await self._write(connection)
-            while self._backlog:
-                batch = [self._backlog.popleft() for _ in range(min(BATCH, len(self._backlog)))]
-                for settlement in batch:
-                    connection.post(settlement.packed(), settlement)
-                await connection.call(pack(("PING",)))
+            await self._take_over(connection)
             connection.hurry(self._timeout)
             # Again, in the time that a request would have: a Redis that is slow is still away.
             await self._write(connection)
@@ -302,11 +371,44 @@ class RedisLimiter:
         except BaseException:
             connection.drop("not used")
             raise
+        self.session, self._next_session = self._next_session, _new_session()
         self._connection = connection
+
+    async def _take_over(self, connection: Connection) -> None:
+        """Until it succeeds the next session's number stays the same: an attempt may have come half way."""
+        while holds := self._holds():
+            batches, ended = len(self._lost_batches), len(self._ended)
+            for number, hold in enumerate(holds, 1):
+                own = hold.packed(self._next_session, self.session)
+                connection.post(self._call(self._resume, hold.limit, own))
+                if number % BATCH == 0:
+                    await connection.call("PING")
+            await connection.call("PING")
+            del self._lost_batches[:batches], self._ended[:ended]
+            if not self._lost_batches and not self._ended:
+                return
+
+    def _holds(self) -> Iterable["_Hold"]:
+        holds: dict[str, _Hold] = {}
+
+        def of(limits: Iterable[Limit]) -> list[_Hold]:
+            return [holds.setdefault(limit.scope, _Hold(limit)) for limit in limits if limit.holds]
+
+        for ask in self._held.values():
+            for hold in of(ask.limits):
+                hold.slots += 1
+                hold.reserved += ask.tokens
+        for batch in self._lost_batches:
+            for hold in of(batch.command.limits):
+                hold.calls.append((batch.number, batch.released - batch.left_over))
+        for ask, used in self._ended:
+            for hold in of(ask.limits):
+                hold.calls.append((_UNSENT, used))
+        return holds.values()
 
     async def _write(self, connection: Connection) -> None:
         """LimiterAway if it is read-only, full or not allowed to us."""
-        reply = await connection.call(pack(("SET", f"{self._prefix}probe", "1", "PX", 1000)))
+        reply = await connection.call("SET", f"{self._prefix}probe", "1", "PX", 1000)
         if isinstance(reply, hiredis.ReplyError):
             raise LimiterAway(_refusal(reply))
 
@@ -322,11 +424,13 @@ class RedisLimiter:
                 self.on_lost(reason)
 
     def _load_scripts(self, connection: Connection) -> None:
-        connection.post(self._admit.load, _IGNORED)
-        connection.post(self._settle.load, _IGNORED)
-        connection.post(self._renew.load, _IGNORED)
+        for script in (self._admit, self._resume, self._renew):
+            connection.post(script)
 
-    def _command(self, ask: Ask) -> "_Command":
+    def _call(self, script: _Script, limit: Limit, own: bytes) -> _Plain:
+        return _Plain("EVALSHA", script.sha, 1, f"{self._prefix}{limit.scope}", packed_limits(limit), own)
+
+    def _command(self, ask: Ask) -> _Command:
         """By identity: comparing and hashing the tuples would cost what is saved. Entries hold what they stand for."""
         command = self._commands.get(id(ask.limits))
         if (
@@ -340,52 +444,50 @@ class RedisLimiter:
             command = self._commands[id(ask.limits)] = self._prepared(ask)
         return command
 
-    def _prepared(self, ask: Ask) -> "_Command":
-        keys: list[str] = []
-        limits = b""
-        for limit in ask.limits:
-            keys += (f"{self._prefix}{limit.scope}:bucket", f"{self._prefix}{limit.scope}:slots")
-            limits += packed_limits(limit)
-        expected = " ".join(ask.epochs or ())
-        names = (*ask.epoch_keys, *keys)
-        admit: Arguments = ("EVALSHA", self._admit.sha, len(names), *names, limits, expected)
-        settle: Arguments = ("EVALSHA", self._settle.sha, len(keys), *keys, limits)
-        return _Command(ask, _open_ended(admit), _open_ended(settle))
+    def _prepared(self, ask: Ask) -> _Command:
+        accounts = [f"{self._prefix}{limit.scope}" for limit in ask.limits]
+        names = (*ask.epoch_keys, *accounts)
+        limits = b"".join(map(packed_limits, ask.limits))
+        arguments: Arguments = ("EVALSHA", self._admit.sha, len(names), *names, limits, " ".join(ask.epochs or ()))
+        return _Command(ask, _open_ended(arguments))
 
-    def _admission(self, ask: Ask, reply: list[Any]) -> Admission:
-        end = _HEAD + len(ask.epoch_keys)
-        epochs = tuple(reply[_HEAD:end])
-        verdict, kind, place, retry = reply[:4]
-        if verdict == _STALE:
-            return Admission("stale", epochs)
-        self._remember(ask, reply, end)
+    def _admission(self, ask: Ask, reply: bytes, at: int, epochs: tuple[str, ...]) -> Admission:
+        verdict, kind, place, wait, *tightest = _ANSWER.unpack_from(reply, at)
         # A limit of -1: there is none, and its two other numbers say nothing.
-        requests = reply[4:7] if reply[4] >= 0 else _NONE
-        tokens = reply[7:10] if reply[7] >= 0 else _NONE
-        if verdict == _OK:
-            if ask.prepared.settles:
-                self._held[ask.request_id] = ask
-            return Admission("ok", epochs, "", "", 0, *requests, *tokens)
-        scope = ask.limits[place - 1].scope
-        return Admission(_VERDICTS[verdict], epochs, _KINDS[kind], scope, retry, *requests, *tokens)
+        requests = tightest[:3] if tightest[0] >= 0 else _NONE
+        tokens = tightest[3:] if tightest[3] >= 0 else _NONE
+        if verdict != _OK:
+            scope = ask.limits[place - 1].scope
+            return Admission(_VERDICTS[verdict], epochs, _KINDS[kind], scope, wait, *requests, *tokens)
+        if ask.prepared.holds:
+            self._held[ask.request_id] = ask
+            if ask.given_up:
+                self.settle(ask, 0)
+        return Admission("ok", epochs, "", "", 0, *requests, *tokens)
 
-    def _remember(self, ask: Ask, reply: list[Any], place: int) -> None:
+    def _remember(self, limits: tuple[Limit, ...], reply: bytes, place: int) -> None:
         at = time.monotonic_ns() // 1_000_000
         if at - self._replies_since > SEEN_MS:
             self._older_replies, self._replies, self._replies_since = self._replies, {}, at
-        for limit in ask.limits:
+        for limit in limits:
             self._replies[limit.scope] = (at, limit, reply, place)
-            place += 2
+            place += _LEVELS.size
+
+
+def _tell_away(waiting: Waiter[Any] | asyncio.Future[Any], reason: str) -> None:
+    if not waiting.done():
+        waiting.set_exception(LimiterAway(reason))
+
+
+def _new_session() -> int:
+    """A whole number that Lua, which counts in doubles, keeps exact; nobody else has it."""
+    return secrets.randbits(52) | 1
 
 
 def _open_ended(arguments: Arguments) -> bytes:
-    """A packed command that lacks its last three arguments: `_own` writes them."""
+    """A packed command that lacks its last argument: a batch adds its own."""
     packed = pack(arguments)
-    return b"*%d\r\n" % (len(arguments) + 3) + packed[packed.index(b"\r\n") + 2 :]
-
-
-def _unknown_script(reply: Any) -> bool:
-    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
+    return b"*%d\r\n" % (len(arguments) + 1) + packed[packed.index(b"\r\n") + 2 :]
 
 
 def _refusal(reply: Any) -> str:
@@ -399,11 +501,3 @@ def _refusal(reply: Any) -> str:
 def packed_limits(limit: Limit) -> bytes:
     """As the scripts take them."""
     return _LIMITS.pack(*(-1 if number is None else number for number in (limit.rpm, limit.tpm, limit.max_parallel)))
-
-
-def _tokens() -> Iterator[str]:
-    """16 random hex digits at a time, from one system call for many."""
-    while True:
-        block = os.urandom(4096).hex()
-        for start in range(0, len(block), 16):
-            yield block[start : start + 16]

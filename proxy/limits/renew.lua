@@ -1,11 +1,10 @@
--- Renew the slots of one request that is still under way. Slots that are gone (settled, or lost with the server) stay gone.
+-- Renew the slots that a session holds of one account. Slots that are gone (settled, or lost with the server) stay gone.
 --
--- KEYS  the slots of each limit
--- ARGV  1 the request's id
+-- KEYS  the account
+-- ARGV  1 its limit, packed · 2 the session, packed
+-- reply how many
 
-local expiry = now() + SLOT_LIFE
-for _, slots in ipairs(KEYS) do
-  redis.call('ZADD', slots, 'XX', expiry, ARGV[1])
-  redis.call('PEXPIRE', slots, 2 * SLOT_LIFE)
-end
-return #KEYS
+local session = struct.unpack('<i8', ARGV[2])
+local account = load(KEYS[1], redis.call('GET', KEYS[1]), 1, session, now())
+if account.slots > 0 then save(account, session) end
+return account.slots

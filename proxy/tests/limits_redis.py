@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -103,6 +104,12 @@ class RedisServer:
     def remove(self) -> None:
         self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def sessions(client: "redis.Redis", key: str) -> list[tuple[int, ...]]:
+    """What an account says of each session: number, when its slots expire, slots, reserved tokens, last batch."""
+    value = bytes(client.get(key) or b"")
+    return [struct.unpack_from("<5q", value, at) for at in range(24, len(value), 40)]
 
 
 def virtual_clock(key: str) -> str:

@@ -96,13 +96,13 @@ def test_it_takes_nothing():
         clock = virtual_clock(prefix + "now")
         client.set(prefix + "now", 10_000_000)
         asyncio.run(ask_once(prefix, clock, limits))
-        before = client.dump(f"{prefix}user:a:bucket")
+        before = client.dump(f"{prefix}user:a")
         looks = [read(URL, limits, prefix=prefix, clock=clock)[0] for _ in range(3)]
 
         # 60 a minute: one is gone, and is back after a second. The estimate of 100 tokens, of 6,000, likewise.
         assert {(look.remaining_requests, look.reset_requests_ms) for look in looks} == {(59, 1_000)}
         assert {(look.remaining_tokens, look.reset_tokens_ms, look.under_way) for look in looks} == {(5_900, 1_000, 1)}
-        assert client.dump(f"{prefix}user:a:bucket") == before
+        assert client.dump(f"{prefix}user:a") == before
         client.set(prefix + "now", 10_001_000)
         assert read(URL, limits, prefix=prefix, clock=clock)[0].remaining_requests == 60
 

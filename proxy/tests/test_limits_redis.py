@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import struct
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,10 +16,10 @@ import redis
 import trustme
 import uvloop
 
-from proxy.limits import Ask, Limit, LimiterAway
+from proxy.limits import Ask, Limit, LimiterAway, levels
 from proxy.limits.connection import Address
 from proxy.limits.redis import RedisLimiter
-from proxy.tests.limits_redis import PATIENCE, URL, RedisServer, hammer, own_keys, virtual_clock
+from proxy.tests.limits_redis import PATIENCE, URL, RedisServer, hammer, own_keys, sessions, virtual_clock
 from proxy.tests.upstream_peer import turns
 
 BOTH = (Limit("user:a", 100, 1_000, 10), Limit("key:a", 50, 500, 5))
@@ -123,8 +124,8 @@ async def test_it_stores_nothing_where_nothing_is_limited(
     prefix: str, limiter: RedisLimiter, client: "redis.Redis"
 ) -> None:
     await limiter.admit(Ask("a", (Limit("user:a"), Limit("key:a", rpm=5)), 10))
-    assert client.keys(prefix + "*:slots") == []
-    assert client.keys(prefix + "*:bucket") == [prefix + "key:a:bucket"]
+    assert set(client.keys(prefix + "*")) == {prefix + "probe", prefix + "key:a"}
+    assert client.strlen(prefix + "key:a") == 24  # the levels and their time; no session holds anything
 
 
 async def test_it_leaves_no_key_that_does_not_expire(prefix: str, limiter: RedisLimiter, client: "redis.Redis") -> None:
@@ -133,10 +134,10 @@ async def test_it_leaves_no_key_that_does_not_expire(prefix: str, limiter: Redis
     limiter.settle(ask, 100_000)
     await limiter.admit(Ask("b", BOTH, 0))
     lives = {key: client.pttl(key) for key in client.keys(prefix + "*")}
-    assert len(lives) == 6  # the connection's probe is one of them
+    assert len(lives) == 4  # the connection's probe is one of them
     assert min(lives.values()) > 0
-    # The bucket outlives the debt it holds: 99,500 tokens at 500 a minute, and a minute more.
-    assert lives[prefix + "key:a:bucket"] > 200 * 60_000
+    # The account outlives the debt it holds: 99,500 tokens at 500 a minute, and a minute more.
+    assert lives[prefix + "key:a"] > 200 * 60_000
 
 
 async def test_it_refills_after_the_server_clock_was_set_back(prefix: str, client: "redis.Redis") -> None:
@@ -156,12 +157,23 @@ async def test_it_sends_what_one_turn_of_the_loop_asks_in_one_write(prefix: str,
     await limiter.connect()
     transport, writes = limiter._connection._transport, []
     limiter._connection._transport = Spy(transport, writes)
-    asks = [Ask(f"{n}", BOTH, 1) for n in range(5)]
+    others = (Limit("user:b", 100),)
+    asks = [Ask(f"{n}", limits, 1) for n in range(5) for limits in (BOTH, others)]
     await asyncio.gather(*(limiter.admit(ask) for ask in asks))
     for ask in asks:
         limiter.settle(ask, 1)
     await limiter.read_epochs((prefix + "after",))
-    assert [data.count(b"EVALSHA") for data in writes] == [5, 6]
+    # A call for each policy; of requests a minute there is nothing to settle.
+    assert [data.count(b"EVALSHA") for data in writes] == [2, 2]
+
+
+async def test_it_judges_those_of_one_call_one_after_the_other(limiter: RedisLimiter) -> None:
+    limits = (Limit("user:a", rpm=3, tpm=100), Limit("key:a", max_parallel=9))
+    asks = [Ask(f"{n}", limits, tokens) for n, tokens in enumerate((50, 60, 40, 101, 0, 0))]
+    got = await asyncio.gather(*(limiter.admit(ask) for ask in asks))
+    assert [one.verdict for one in got] == ["ok", "limited", "ok", "too_large", "ok", "limited"]
+    assert [one.kind for one in got] == ["", "tokens", "", "tokens", "", "requests"]
+    assert [(one.remaining_requests, one.remaining_tokens) for one in got[:3]] == [(2, 50), (2, 50), (1, 10)]
 
 
 class Spy:
@@ -189,7 +201,7 @@ async def test_it_teaches_a_server_that_forgot_the_scripts(server: RedisServer) 
         client.script_flush()
         assert (await limiter.admit(Ask("c", BOTH, 0))).verdict == "ok"
     await limiter.close()
-    assert (limiter.failures, limiter.dropped) == (0, 0)
+    assert limiter.failures == 0
 
 
 async def test_it_gives_up_a_connection_that_is_late_and_never_mixes_answers_up(server: RedisServer) -> None:
@@ -223,38 +235,92 @@ async def test_it_gives_back_what_a_call_that_timed_out_may_have_taken(server: R
 async def test_it_gives_back_what_a_cancelled_call_took(limiter: RedisLimiter) -> None:
     await limiter.connect()
     limits = (Limit("user:a", tpm=1_000, max_parallel=1),)
-    task = asyncio.create_task(limiter.admit(Ask("gone", limits, 900)))
-    await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert (await limiter.admit(Ask("next", limits, 900))).verdict == "ok"
+    for turns_before in (0, 1, 2):  # before it is asked, before it leaves, while it is under way
+        task = asyncio.create_task(limiter.admit(Ask("gone", limits, 900)))
+        await turns(turns_before)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await limiter.read_epochs(("test:after",))  # replies come in order
+        assert (await limiter.admit(Ask("next", limits, 0))).remaining_tokens == 1_000
+        await limiter.close()
 
 
-async def test_it_sends_settlements_again_that_lost_their_connection(server: RedisServer) -> None:
-    limiter = RedisLimiter(server.url, 0.05)
-    asks = [Ask(f"{n}", (Limit("user:a", max_parallel=300),), 0) for n in range(300)]
-    limiter._timeout = PATIENCE
-    await asyncio.gather(*(limiter.admit(ask) for ask in asks))
+async def lose_connection(limiter: RedisLimiter, server: RedisServer, meanwhile: Callable[[], None]) -> None:
+    """With whatever was under way; at the end there is another."""
     limiter._connection.hurry(0.05)
     server.freeze()
-    for ask in asks:
-        limiter.settle(ask, 0)
+    meanwhile()
     await until(lambda: not limiter.connected)
     server.thaw()
     await limiter.connect()
-    with server.client() as client:
-        assert client.zcard("aiproxy:limit:user:a:slots") == 0
+
+
+async def test_it_frees_what_was_settled_on_a_connection_that_was_lost(server: RedisServer) -> None:
+    limiter, limits = RedisLimiter(server.url, PATIENCE), (Limit("user:a", max_parallel=300),)
+    asks = [Ask(f"{n}", limits, 0) for n in range(300)]
+    await asyncio.gather(*(limiter.admit(ask) for ask in asks))
+    await lose_connection(limiter, server, lambda: [limiter.settle(ask, 0) for ask in asks[1:]])
+    assert levels.read(server.url, limits)[0].under_way == 1
     await limiter.close()
-    assert limiter.dropped == 0
 
 
-async def test_it_counts_settlements_it_gave_up(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.limits.redis.BACKLOG", 3)
-    limiter = RedisLimiter(server.url, PATIENCE)
-    for n in range(5):
-        limiter.settle(Ask(f"{n}", BOTH, 0), 0)
-    assert limiter.dropped == 2
+async def test_it_knows_after_a_lost_connection_what_of_it_was_counted(server: RedisServer) -> None:
+    """Whatever the server made of the calls whose replies were lost: each counts once."""
+    limiter, limits = RedisLimiter(server.url, PATIENCE), (Limit("user:a", tpm=60_000_000, max_parallel=9),)
+    running, ended, late = (Ask(name, limits, 1_000_000) for name in ("running", "ended", "late"))
+    for ask in (running, ended, late):
+        await limiter.admit(ask)
+    lost = []
+
+    def call() -> None:
+        limiter.settle(ended, 200_000)
+        lost.append(asyncio.ensure_future(limiter.admit(Ask("lost", limits, 5_000_000))))
+
+    await lose_connection(limiter, server, call)
+    with pytest.raises(LimiterAway):
+        await lost[0]
+    limiter.settle(late, 300_000)
+    [level] = levels.read(server.url, limits) if (await limiter.read_epochs(("after",))) else []
+    assert level.under_way == 1
+    # 1,000,000 reserved, 500,000 used; a million a second comes back.
+    assert level.reset_tokens_ms in range(1, 1_501)
+    assert [slots for _, _, slots, *_ in held(server)] == [0, 1]
+    await limiter.close()
+
+
+def held(server: RedisServer) -> list[tuple[int, ...]]:
+    with redis.Redis.from_url(server.url) as client:
+        return sorted(sessions(client, "aiproxy:limit:user:a"), key=lambda one: one[2])
+
+
+async def test_it_counts_no_call_of_a_session_that_is_over(server: RedisServer) -> None:
+    limiter, limits = RedisLimiter(server.url, PATIENCE), (Limit("user:a", tpm=1_000, max_parallel=9),)
+    ask = Ask("running", limits, 100)
+    await limiter.admit(ask)
+    before, packed = limiter.session, limiter._command(ask).packed
+    limiter.disconnect("lost")
+    await limiter.connect()
+    late = struct.pack("<6q", before, 99, 0, 0, 0, 500)
+    with socket.create_connection(("127.0.0.1", server.port)) as straggler:
+        straggler.sendall(packed + b"$%d\r\n%b\r\n" % (len(late), late))
+        assert straggler.recv(100).startswith(b"-LATE")
+    assert levels.read(server.url, limits)[0].under_way == 1
+    await limiter.close()
+
+
+async def test_it_tells_a_server_that_came_back_empty_what_is_under_way(server: RedisServer) -> None:
+    limiter, limits = RedisLimiter(server.url, PATIENCE), (Limit("user:a", tpm=1_000, max_parallel=1),)
+    running = Ask("running", limits, 900)
+    await limiter.admit(running)
+    server.stop()
+    await until(lambda: not limiter.connected)
+    server.start()
+    assert (await limiter.admit(Ask("next", limits, 900))).verdict == "limited"
+    limiter.settle(running, 0)
+    await limiter.read_epochs(("after",))
+    assert (await limiter.admit(Ask("next", limits, 900))).verdict == "ok"
+    await limiter.close()
 
 
 @pytest.mark.parametrize(
@@ -298,7 +364,7 @@ async def test_it_authenticates_and_selects_its_database() -> None:
         await limiter.admit(Ask("a", BOTH, 1))
         await limiter.close()
         with redis.Redis(port=server.port, password=word, db=3, decode_responses=True) as client:
-            assert client.exists("aiproxy:limit:user:a:bucket")
+            assert client.exists("aiproxy:limit:user:a")
         with pytest.raises(LimiterAway, match="AUTH refused: WRONGPASS") as refused:
             await RedisLimiter(f"redis://:wrong@127.0.0.1:{server.port}").connect()
         assert "wrong" not in str(refused.value)
@@ -409,5 +475,7 @@ async def test_it_renews_the_slots_of_what_is_under_way_and_no_others(prefix: st
     client.set(prefix + "now", 1_040_000)
     await limiter.renew()
     await limiter.read_epochs((prefix + "after",))  # replies come in order
-    assert client.zrange(f"{prefix}user:a:slots", 0, -1, withscores=True) == [("running", 1_085_000)]
+    with redis.Redis.from_url(URL) as raw:
+        [(session, expiry, slots, *_)] = sessions(raw, f"{prefix}user:a")
+    assert (session, expiry, slots) == (limiter.session, 1_085_000, 1)
     await limiter.close()
