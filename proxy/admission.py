@@ -3,9 +3,11 @@
 import time
 from typing import NamedTuple
 
-from proxy.authentication import Identity, check
+from proxy.authentication import check
 from proxy.errors import ProxyError, QuotaUsedUp, RateLimited, RequestTooLarge, Unavailable
+from proxy.incoming import Caller
 from proxy.limits import Admission, Ask
+from proxy.policy import Policy
 from proxy.runtime import Runtime
 from usage.quotas import Standing
 
@@ -14,44 +16,40 @@ TRIES = 4
 
 
 class Admitted(NamedTuple):
-    identity: Identity  # with the policy that was current
+    policy: Policy  # that was current
     ask: Ask  # to be settled
-    headers: list[tuple[bytes, bytes]]
+    fields: bytes  # what the answer's head says of the limits
 
 
-async def admit(runtime: Runtime, identity: Identity, request_id: str, tokens: int) -> Admitted:
+async def admit(runtime: Runtime, caller: Caller, policy: Policy, request_id: str, tokens: int) -> Admitted:
     """One atomic step takes the request, its estimated tokens and a slot, or nothing.
 
     RateLimited, QuotaUsedUp, RequestTooLarge, Unavailable; Unauthenticated or Forbidden: the key has changed meanwhile.
     """
+    policies, limiter = runtime.policies, runtime.limiter
     for _ in range(TRIES):
-        policy = identity.policy
         by_database = runtime.epochs_by_database()
-        if not runtime.policies.young_enough(policy) or (by_database and not await runtime.policies.is_current(policy)):
-            identity = await reload(runtime, identity)
-            continue
-        ask = Ask(request_id, policy.limits, tokens, policy.epoch_keys, policy.epochs)
-        admission = await runtime.limiter.admit(ask)
-        if admission.verdict in {"limited", "too_large"}:
-            raise _refusal(admission, tokens)
-        if admission.verdict == "ok":
-            if admission.epochs:
-                current = policy.epochs is not None
-            else:  # Redis went away meanwhile
-                current = by_database or await runtime.policies.is_current(policy)
-            if current:
-                if policy.used_up and time.time() < policy.used_up.until.timestamp():
-                    runtime.limiter.settle(ask, 0)
+        if policies.young_enough(policy) and not (by_database and not await policies.is_current(policy)):
+            ask = Ask(request_id, policy.limits, tokens, policy.epoch_keys, policy.epochs)
+            admission = await limiter.admit(ask)
+            if admission.verdict == "ok":
+                if admission.epochs:
+                    current = policy.epochs is not None
+                else:  # Redis went away meanwhile
+                    current = by_database or await policies.is_current(policy)
+                if current and not _is_used_up(policy):
+                    return Admitted(policy, ask, limit_fields(admission))
+                limiter.settle(ask, 0)
+                if current and policy.used_up is not None:
                     raise _quota_used_up(policy.used_up)
-                return Admitted(identity, ask, limit_headers(admission))
-            runtime.limiter.settle(ask, 0)
-        identity = await reload(runtime, identity)
+            elif admission.verdict != "stale":
+                raise _refusal(admission, tokens)
+        policy = check(runtime, await policies.load(policy.key_id), caller)
     raise Unavailable("This key's settings are changing too fast. Try again.", retry_after_ms=1000)
 
 
-async def reload(runtime: Runtime, identity: Identity) -> Identity:
-    policy = await runtime.policies.load(identity.policy.key_id)
-    return identity._replace(policy=check(runtime, policy, identity.key, identity.address))
+def _is_used_up(policy: Policy) -> bool:
+    return policy.used_up is not None and time.time() < policy.used_up.until.timestamp()
 
 
 def _refusal(admission: Admission, tokens: int) -> ProxyError:
@@ -72,7 +70,7 @@ def _refusal(admission: Admission, tokens: int) -> ProxyError:
         f"Over {whose} limit of {limit}. Try again in {seconds:.3g}s.", retry_after_ms=admission.retry_after_ms
     )
     error.type = {"requests": "requests", "tokens": "tokens"}.get(admission.kind, "rate_limit_error")
-    error.extra_headers = limit_headers(admission)
+    error.extra_fields = limit_fields(admission)
     return error
 
 
@@ -84,19 +82,17 @@ def _quota_used_up(standing: Standing) -> ProxyError:
     )
 
 
-def limit_headers(admission: Admission) -> list[tuple[bytes, bytes]]:
+_REQUESTS = (
+    b"x-ratelimit-limit-requests: %d\r\nx-ratelimit-remaining-requests: %d\r\nx-ratelimit-reset-requests: %dms\r\n"
+)
+_TOKENS = _REQUESTS.replace(b"requests", b"tokens")
+_BOTH = _REQUESTS + _TOKENS
+
+
+def limit_fields(admission: Admission) -> bytes:
     """As OpenAI's (https://platform.openai.com/docs/guides/rate-limits): a reset is the time until it is full."""
-    headers = []
-    if admission.limit_requests is not None:
-        headers += [
-            (b"x-ratelimit-limit-requests", b"%d" % admission.limit_requests),
-            (b"x-ratelimit-remaining-requests", b"%d" % max(0, admission.remaining_requests or 0)),
-            (b"x-ratelimit-reset-requests", b"%dms" % (admission.reset_requests_ms or 0)),
-        ]
-    if admission.limit_tokens is not None:
-        headers += [
-            (b"x-ratelimit-limit-tokens", b"%d" % admission.limit_tokens),
-            (b"x-ratelimit-remaining-tokens", b"%d" % max(0, admission.remaining_tokens or 0)),
-            (b"x-ratelimit-reset-tokens", b"%dms" % (admission.reset_tokens_ms or 0)),
-        ]
-    return headers
+    requests = (admission.limit_requests, admission.remaining_requests or 0, admission.reset_requests_ms or 0)
+    tokens = (admission.limit_tokens, admission.remaining_tokens or 0, admission.reset_tokens_ms or 0)
+    if requests[0] is None:
+        return b"" if tokens[0] is None else _TOKENS % tokens
+    return _REQUESTS % requests if tokens[0] is None else _BOTH % (*requests, *tokens)

@@ -2,11 +2,10 @@
 
 import time
 from ipaddress import ip_address
-from typing import NamedTuple
 
 from accounts import keys
 from proxy.errors import BadRequest, Forbidden, Unauthenticated
-from proxy.incoming import Fields
+from proxy.incoming import Caller, Fields
 from proxy.policy import Policy
 from proxy.runtime import Runtime
 
@@ -34,71 +33,77 @@ def _bearer(value: bytes) -> str:
     return key.strip()
 
 
-class Identity(NamedTuple):
-    """A client that has shown a proxy key, with what that key may do."""
+def recognise(runtime: Runtime, caller: Caller) -> Policy | None:
+    """The policy of a caller whose key was verified before and may be used; None: `authenticate` says more.
 
-    key: str
-    address: str
-    policy: Policy
+    Unauthenticated and BadRequest for a head without a key, or with several.
+    """
+    proof = caller.proof
+    if proof is None:
+        caller.key = presented_key(caller.fields)
+        proof = caller.proof = runtime.proofs.find(caller.key)
+        if proof is None:
+            return None
+    policy = runtime.policies.known(proof.key_id)
+    if policy is None or not _proves(proof, policy):
+        return None
+    return policy if _refusal(policy, caller.address) is None else None
 
-    def __repr__(self) -> str:
-        return f"Identity({self.policy.key_id}…)"
 
-
-async def authenticate(runtime: Runtime, fields: Fields, address: str) -> Identity:
-    """Unauthenticated, Forbidden, BadRequest; Unavailable when nobody can tell."""
-    key = presented_key(fields)
-    proof = runtime.proofs.find(key)
-    key_id = proof.key_id if proof is not None else keys.parse(key)
+async def authenticate(runtime: Runtime, caller: Caller) -> Policy:
+    """Unauthenticated, Forbidden; Unavailable when nobody can tell."""
+    key_id = caller.proof.key_id if caller.proof is not None else keys.parse(caller.key)
     if key_id is None:
         raise Unauthenticated("This is not a proxy key: one begins with 'sk-proxy-' and is 57 characters long.")
     policy = runtime.policies.known(key_id) or await runtime.policies.load(key_id)
     try:
-        return Identity(key, address, check(runtime, policy, key, address, proof))
+        return check(runtime, policy, caller)
     except (Unauthenticated, Forbidden):
         # What is refused never comes to the admission, which compares the epochs: ask whether it still holds.
-        if policy is None or not _is_of(runtime, policy, key, proof) or await runtime.policies.is_current(policy):
+        if policy is None or not _is_of(runtime, policy, caller) or await runtime.policies.is_current(policy):
             raise
-    policy = await runtime.policies.load(key_id)
-    return Identity(key, address, check(runtime, policy, key, address))
+    return check(runtime, await runtime.policies.load(key_id), caller)
 
 
-def check(runtime: Runtime, policy: Policy | None, key: str, address: str, proof: keys.Proof | None = None) -> Policy:
-    """Denies unless this policy is of this very key, usable, and may be used from this address."""
-    if policy is None or not _is_of(runtime, policy, key, proof):
+def check(runtime: Runtime, policy: Policy | None, caller: Caller) -> Policy:
+    """Denies unless this policy is of this very key, usable, and may be used from the caller's address."""
+    if policy is None or not _is_of(runtime, policy, caller):
         raise Unauthenticated("The proxy key is wrong.")
-    if not policy.usable:
-        raise Unauthenticated("The proxy key is revoked.")
-    if policy.expires_at <= time.time():
-        raise Unauthenticated("The proxy key has expired.")
-    if not policy.may_proxy:
-        raise Forbidden(
-            "Verify your e-mail address first: POST /auth/verification sends a link.", code="email_not_verified"
-        )
-    if policy.networks and not _inside(policy, address):
-        raise Forbidden(f"The proxy key may not be used from {address or 'here'}.", code="address_not_allowed")
+    if (refusal := _refusal(policy, caller.address)) is not None:
+        raise refusal
     return policy
 
 
-def _is_of(runtime: Runtime, policy: Policy, key: str, proof: keys.Proof | None) -> bool:
-    """`proof`: what is known of the key; it holds for a policy of the same verifier only."""
-    return _proves(proof, policy) or _verify(runtime, policy, key)
+def _refusal(policy: Policy, address: str) -> Unauthenticated | Forbidden | None:
+    """Why the key may not be used, if it may not."""
+    if not policy.usable:
+        return Unauthenticated("The proxy key is revoked.")
+    if policy.expires_at <= time.time():
+        return Unauthenticated("The proxy key has expired.")
+    if not policy.may_proxy:
+        return Forbidden(
+            "Verify your e-mail address first: POST /auth/verification sends a link.", code="email_not_verified"
+        )
+    if policy.networks and not _inside(policy, address):
+        return Forbidden(f"The proxy key may not be used from {address or 'here'}.", code="address_not_allowed")
+    return None
 
 
-def _proves(proof: keys.Proof | None, policy: Policy) -> bool:
-    return (
-        proof is not None
-        and proof.verifier == policy.verifier
-        and proof.user_id == policy.user_id
-        and proof.key_id == policy.key_id
-    )
+def _is_of(runtime: Runtime, policy: Policy, caller: Caller) -> bool:
+    """What is known of the key holds for a policy of the same verifier only."""
+    return (caller.proof is not None and _proves(caller.proof, policy)) or _verify(runtime, policy, caller)
 
 
-def _verify(runtime: Runtime, policy: Policy, key: str) -> bool:
-    if not runtime.peppers.verify(policy.verifier, policy.key_id, policy.user_id, key):
+def _proves(proof: keys.Proof, policy: Policy) -> bool:
+    return proof.verifier == policy.verifier and proof.user_id == policy.user_id and proof.key_id == policy.key_id
+
+
+def _verify(runtime: Runtime, policy: Policy, caller: Caller) -> bool:
+    if not runtime.peppers.verify(policy.verifier, policy.key_id, policy.user_id, caller.key):
         return False
-    runtime.proofs.keep(key, keys.Proof(policy.key_id, policy.user_id, policy.verifier))
-    runtime.sign_anew(policy, key)
+    caller.proof = keys.Proof(policy.key_id, policy.user_id, policy.verifier)
+    runtime.proofs.keep(caller.key, caller.proof)
+    runtime.sign_anew(policy, caller.key)
     return True
 
 

@@ -69,7 +69,6 @@ class Response:
     __slots__ = (
         "_chunks",
         "_connection",
-        "_idle",
         "_taker",
         "buffered",
         "complete",
@@ -78,9 +77,10 @@ class Response:
         "headers",
         "http_version",
         "status",
+        "timeouts",
     )
 
-    def __init__(self, connection: Connection, idle: float) -> None:
+    def __init__(self, connection: Connection, timeouts: Timeouts) -> None:
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.fields: dict[bytes, bytes] = {}  # the same by name, with the last value of what stands several times
@@ -90,7 +90,7 @@ class Response:
         self.error: UpstreamError | None = None
         self._chunks: list[bytes] = []
         self._connection: Connection | None = connection
-        self._idle = idle
+        self.timeouts = timeouts
         self._taker: Callable[[bytes], bool] | None = None
 
     def header(self, name: bytes) -> bytes | None:
@@ -99,6 +99,19 @@ class Response:
             if field == name:
                 return value
         return None
+
+    async def arrive(self) -> None:
+        """Returns when the head is complete. Raises UpstreamError; cancelling closes the connection."""
+        while not self.status:
+            if self.error is not None:
+                raise self.error
+            connection = self._connection
+            assert connection is not None  # neither complete nor failed
+            try:
+                await connection.wait(self.timeouts.first_byte)
+            except BaseException:
+                self.abort()
+                raise
 
     async def read(self) -> bytes:
         """All body bytes at hand, waiting for some if there are none; b"" is the true end. Raises BodyCut, IdleTimeout,
@@ -111,7 +124,7 @@ class Response:
             connection = self._connection
             assert connection is not None  # neither complete nor failed
             try:
-                await connection.wait(self._idle)
+                await connection.wait(self.timeouts.idle)
             except BaseException:
                 self.abort()
                 raise
@@ -133,7 +146,7 @@ class Response:
                 assert connection is not None  # neither complete nor failed
                 self._taker = take
                 try:
-                    if await connection.wait(self._idle):
+                    if await connection.wait(self.timeouts.idle):
                         return True
                 except BaseException:
                     self.abort()
@@ -210,36 +223,26 @@ class Connection(asyncio.BufferedProtocol):
             return self.reusable()
         return self.state == IDLE and not self._transport.is_closing()
 
-    async def request(
-        self,
-        first: bytes,
-        rest: Sequence[memoryview] | Stream | None,
-        *,
-        timeouts: Timeouts,
-        head_only: bool = False,
-    ) -> Response:
-        """Writes `first` at once (`request_sent` from here on), then `rest`; returns when the head is complete."""
-        self._response = response = Response(self, timeouts.idle)
+    def send(self, first: bytes, timeouts: Timeouts, *, head_only: bool = False) -> Response:
+        """Writes the request, or its beginning, at once: `request_sent` from here on. The answer has yet to arrive."""
+        self._response = response = Response(self, timeouts)
         self.state = HEAD
         self._slack = 0
         self._head_only = head_only
-        self._uploading = rest is not None
         self._transport.write(first)
+        return response
+
+    async def upload(self, rest: Sequence[memoryview] | Stream, response: Response) -> None:
+        """What follows the beginning of the request, until it is answered or all of it is written."""
+        self._uploading = True
         try:
-            if rest is not None:
-                await (
-                    self._upload(rest, timeouts.idle)
-                    if isinstance(rest, Sequence)
-                    else self._upload_stream(rest, timeouts.idle)
-                )
-            while not response.status and response.error is None:
-                await self.wait(timeouts.first_byte)
+            if isinstance(rest, Stream):
+                await self._upload_stream(rest, response.timeouts.idle)
+            else:
+                await self._upload(rest, response.timeouts.idle)
         except BaseException:
             response.abort()
             raise
-        if response.error is not None and not response.status:
-            raise response.error
-        return response
 
     def wait(self, seconds: float) -> Waiter[Any] | asyncio.Future[Any]:
         """Completed when the exchange has moved on; silence for `seconds` fails the exchange."""
@@ -433,7 +436,7 @@ class Connection(asyncio.BufferedProtocol):
         assert waiting is not None
         try:
             if not take(response._take()):
-                self._deadline = self.loop.time() + response._idle
+                self._deadline = self.loop.time() + response.timeouts.idle
                 return
         except Exception as error:
             failure: Exception | None = error

@@ -8,8 +8,7 @@ Knows nothing of time-outs, limits or the next request on the connection: those 
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from operator import itemgetter
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -29,10 +28,21 @@ logger = logging.getLogger(__name__)
 HIGH_WATER = 65_536
 # Where a scope's `extensions` hold the Cycle.
 CYCLE = "aiproxy.cycle"
-_NAME = itemgetter(0)
-# What the application may not say of the connection, but that it wants it closed.
-_FRAMING = frozenset({b"connection", b"transfer-encoding"})
+# What is ours to say; of the connection the application may say that it wants it closed.
+_FRAMING = frozenset({b"connection", b"transfer-encoding", b"content-length"})
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Header fields as they go out. RuntimeError for a value that would start a field, or an answer, of its own."""
+    if not headers:
+        return b""
+    # b": ".join(field) makes a line without a Python frame for each; counting is enough to find what is no part of it.
+    joined = b"\r\n".join([*map(b": ".join, headers), b""])
+    count = len(headers)
+    if joined.count(b"\n") != count or joined.count(b"\r") != count or joined.find(b"\0") >= 0:
+        raise RuntimeError("A response header contains CR, LF or NUL.")
+    return joined
 
 
 class ClientGone(OSError):
@@ -176,37 +186,37 @@ class Cycle:
             await self.flow.drain()
 
     def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """The answer's head: it goes out with what is written first. Raises RuntimeError."""
-        protocol = self._protocol
+        """The answer's head, as the application names its fields. Raises RuntimeError."""
+        fields = [(name.lower(), value) for name, value in headers]
+        named = dict(fields)
+        if b"close" in named.get(b"connection", b"").lower():
+            self.keep_alive = False
+        length = named.get(b"content-length")
+        kept = lines([field for field in fields if field[0] not in _FRAMING])
+        self.begin(status, kept, None if length is None else int(length))
+
+    def begin(self, status: int, fields: bytes, length: int | None = None) -> None:
+        """The answer's head: it goes out with what is written first. `fields` are `lines` that say nothing of the
+        framing; `length` is the body's in bytes, if it is known."""
+        protocol, line = self._protocol, self.head.line
         keep_alive = self.keep_alive and protocol.may_keep_alive()
         self.continue_due = False
-        fields = [*protocol.server_state.default_headers, *headers]
-        if not b"".join(map(_NAME, fields)).islower():
-            fields = [(name.lower(), value) for name, value in fields]
-        named = dict(fields)
-        if not _FRAMING.isdisjoint(named):
-            keep_alive = keep_alive and b"close" not in named.get(b"connection", b"").lower()
-            fields = [field for field in fields if field[0] not in _FRAMING]
-        length = named.get(b"content-length")
-        self._left = None if length is None else int(length)
-        self._bodyless = self.head.line.method == "HEAD" or status in (204, 304)
-        if self._left is None and not self._bodyless:
-            if self.head.line.version == "1.1":
+        self._left = length
+        self._bodyless = line.method == "HEAD" or status in (204, 304)
+        end = b"\r\n"
+        if length is not None:
+            end = b"content-length: %d\r\n\r\n" % length
+        elif not self._bodyless:
+            if line.version == "1.1":
                 self._chunked = True
-                fields.append((b"transfer-encoding", b"chunked"))
+                end = b"transfer-encoding: chunked\r\n\r\n"
             else:
                 keep_alive = False
         if not keep_alive:
-            fields.append((b"connection", b"close"))
-        # b": ".join(field) makes a line without a Python frame for each.
-        head = STATUS_LINE[status] + b"\r\n".join([*map(b": ".join, fields), b"\r\n"])
-        # Counting is enough to refuse a value that would start a field, or an answer, of its own.
-        lines = len(fields) + 2
-        if head.count(b"\n") != lines or head.count(b"\r") != lines or head.find(b"\0") >= 0:
-            raise RuntimeError("A response header contains CR, LF or NUL.")
+            end = b"connection: close\r\n" + end
         self.keep_alive = keep_alive
         self.response_started = True
-        self._head = head
+        self._head = b"".join((STATUS_LINE[status], protocol.default_fields(), fields, end))
 
     def write(self, body: bytes, *, last: bool = False) -> None:
         """A piece of the answer's body. Raises ClientGone, RuntimeError."""

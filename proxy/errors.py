@@ -59,7 +59,7 @@ class ProxyError(Exception):
         self.message = message
         self.param = param
         self.retry_after_ms = retry_after_ms
-        self.extra_headers: list[tuple[bytes, bytes]] = []
+        self.extra_fields = b""  # whole lines of the answer's head
         if code is not None:
             self.code = code
         if retryable is not None:
@@ -75,7 +75,7 @@ class ProxyError(Exception):
         return msgspec.json.encode(self.body())
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        fields = [(b"x-aiproxy-error-source", self.source.encode()), *self.extra_headers]
+        fields = [(b"x-aiproxy-error-source", self.source.encode())]
         if self.retryable is not None:
             fields.append((b"x-should-retry", b"true" if self.retryable else b"false"))
         if self.retry_after_ms is not None:

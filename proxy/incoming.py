@@ -1,10 +1,12 @@
-"""Owns what a client sent: where it came from, whether it has been here before, and its body, within bounds."""
+"""Owns what a client sent: what its head says of it, whether it has been here before, and its body, within bounds."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from accounts.addresses import client_address
-from proxy.cycle import ClientGone, Cycle
+from accounts.keys import Proof
+from proxy import views
+from proxy.cycle import ClientGone, Cycle, lines
 from proxy.errors import BadRequest, BodyTooLarge, LoopDetected, Unavailable
 from proxy.runtime import Runtime
 
@@ -27,6 +29,33 @@ class Fields(dict[bytes, bytes]):
         if len(self) == len(self.pairs):
             return [self[name]] if name in self else []
         return [value for other, value in self.pairs if other == name]
+
+
+class Caller:
+    """Who asks, from where, and for what, by a request's head. All requests of a connection with the same share it:
+    nothing in it may depend on the time, or on what the database says."""
+
+    __slots__ = ("_scope", "address", "cors", "dialect", "endpoint", "fields", "id_fields", "key", "path", "proof")
+
+    def __init__(self, runtime: Runtime, scope: Scope) -> None:
+        """LoopDetected and BadRequest are `check_head`'s to raise."""
+        self._scope = scope
+        self.fields = fields = Fields(scope["headers"])
+        self.path: str = scope["path"]
+        self.dialect = views.dialect_of(self.path)
+        # The lines of an answer's head with the request's id, for which the * stands.
+        self.id_fields = lines([(name, b"*") for name in self.dialect.request_id_headers])
+        self.cors = lines(runtime.cors(fields.get(b"origin", b"")))
+        self.address = address_of(runtime, scope, fields)
+        self.key = ""
+        self.proof: Proof | None = None  # whose the key was found to be
+        self.endpoint: views.Endpoint | None = None
+
+    def resolve(self) -> views.Endpoint:
+        """What is asked for. NotFound, MethodNotAllowed, BadRequest."""
+        scope = self._scope
+        self.endpoint = endpoint = views.resolve(self.path, scope["method"], scope["query_string"])
+        return endpoint
 
 
 _SUSPECT = frozenset({b"via", b"content-encoding"})

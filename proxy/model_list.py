@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from proxy.errors import NotFound, ProviderKeyRejected, ProxyError, Unavailable, UpstreamBroken, UpstreamTimeout
+from proxy.lanes import Lane
 from proxy.pipeline import Attempts, Outgoing, translate
 from proxy.policy import Credential, Policy
 from proxy.routing import Route, route
@@ -90,16 +91,11 @@ async def _reached(runtime: Runtime, credentials: Sequence[Credential]) -> Listi
 
 async def _ask(runtime: Runtime, credential: Credential, known: Listing | None) -> tuple[Listing, float]:
     provider = credential.context.provider
-    outgoing = Outgoing(b"GET", WIRES[provider].target("models", "", False), (), b"")
-    attempts = Attempts(
-        runtime,
-        WIRES,
-        {provider: (credential,)},
-        deadline=time.monotonic() + 3 * PATIENCE,
-    )
+    lane = Lane(Route(provider, ""), WIRES[provider], (credential,), "models", "GET")
+    attempts = Attempts(runtime, deadline=time.monotonic() + 3 * PATIENCE)
     try:
         async with asyncio.timeout(3 * PATIENCE):
-            response = await attempts.run((Route(provider, ""),), lambda _: outgoing)
+            response = await attempts.run((lane,), lambda _: Outgoing((), b""))
             return Listing(models_in(provider, await _read(response))), YOUNG
     except TimeoutError:
         failure: ProxyError = UpstreamTimeout("The provider did not list its models in time.")

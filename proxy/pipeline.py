@@ -10,7 +10,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 
 import msgspec
 
@@ -26,9 +25,9 @@ from proxy.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from proxy.lanes import Lane
 from proxy.policy import Credential
-from proxy.routing import Route
-from proxy.runtime import Destination, Runtime, destination
+from proxy.runtime import Runtime
 from proxy.upstream import (
     ConnectFailed,
     ConnectTimeout,
@@ -43,8 +42,6 @@ from proxy.upstream import (
     UpstreamError,
     WriteTimeout,
 )
-from proxy.upstream import prepare as prepare_line
-from proxy.wire import Wire
 from usage.journal import Attempt
 from vault.crypto import Unsealable
 from vault.providers import PROVIDERS
@@ -60,15 +57,15 @@ MOST_TOLD = 16
 
 
 class Outgoing(msgspec.Struct):
-    """One request to a provider, but for the credential and what all requests carry."""
+    """What one request to a provider says on its own: not its credential, and not what all of its lane say."""
 
-    method: bytes
-    path: str
     headers: Sequence[tuple[bytes, bytes]]
     body: bytes | Stream  # a stream can be sent once
+    stream: bool = False
+    is_json: bool = False
 
 
-Prepare = Callable[[Route], Outgoing]
+Prepare = Callable[[Lane], Outgoing]
 
 
 class Attempts:
@@ -77,85 +74,77 @@ class Attempts:
     _failure: ProxyError | None = None
     _trail: Sequence[Attempt] = ()  # what has come to nothing
     _since = 0.0  # when the attempt under way began, monotonic seconds; 0: there is none
-    route: Route | None = None  # whose the answer is, or the failure
+    _waits: Sequence[int | None] = ()  # that providers asked for in this round, ms; None: one failed otherwise
+    _unreachable: frozenset[Origin] = frozenset()
+    lane: Lane | None = None  # whose the answer is, or the failure
     credential: Credential | None = None  # the one that was tried last
     tried = 0  # keys, also those whose provider could not be reached
     made = 0  # requests that may have reached a provider
     may_be_billed = False
     provider_request_id = b""  # of the last answer
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        wires: Mapping[str, Wire],
-        credentials: Mapping[str, Sequence[Credential]],
-        deadline: float,
-    ) -> None:
+    def __init__(self, runtime: Runtime, deadline: float) -> None:
         """`deadline` is in monotonic seconds."""
         self._runtime = runtime
-        self._wires = wires
-        self._credentials = credentials
         self._deadline = deadline
-        self._unreachable: set[Origin] = set()
-        self._waits: list[int | None] = []  # that providers asked for in this round, ms; None: one failed otherwise
 
-    async def run(self, routes: Sequence[Route], prepare: Prepare) -> Response:
+    async def run(self, lanes: Sequence[Lane], prepare: Prepare) -> Response:
         """The first answer that is nobody else's turn. ProxyError, mapped for the client, when there is none.
 
         `prepare` encodes the request for one model, or raises BadRequest."""
-        response = await self._round(routes, prepare)
-        if response is None and (wait := self._worth_waiting()):
+        while True:
+            for lane in lanes:
+                if not lane.credentials:
+                    self._pass_over(lane, _key_missing(lane))
+                    continue
+                try:
+                    outgoing = prepare(lane)
+                except BadRequest as error:
+                    self._fail(lane, error)
+                    continue
+                for credential in lane.credentials:
+                    if (response := await self._try(lane, credential, outgoing)) is not None:
+                        return response
+            wait = self._worth_waiting()
+            if not wait:
+                assert self._failure is not None
+                raise self._final(self._failure)
             await asyncio.sleep(wait)
-            response = await self._round(routes, prepare)
-        if response is not None:
-            return response
-        assert self._failure is not None
-        raise self._final(self._failure)
+            self._deadline = 0.0  # once
+            self._waits = ()
 
-    async def _round(self, routes: Sequence[Route], prepare: Prepare) -> Response | None:
-        """Every model's turn; None when none of them was served."""
-        self._waits = []
-        for route in routes:
-            credentials = self._credentials.get(route.provider)
-            if not credentials:
-                self._pass_over(route, _key_missing(route))
-                continue
-            try:
-                outgoing = prepare(route)
-            except BadRequest as error:
-                self._fail(route, error)
-                continue
-            for credential in credentials:
-                if (response := await self._try(route, credential, outgoing)) is not None:
-                    return response
-        return None
-
-    async def _try(self, route: Route, credential: Credential, outgoing: Outgoing) -> Response | None:
+    async def _try(self, lane: Lane, credential: Credential, outgoing: Outgoing) -> Response | None:
         """None when it is the next one's turn; ProxyError when it is nobody's."""
-        where = destination(credential.context.base_url or self._runtime.base_urls[route.provider])
-        if where.origin in self._unreachable:
+        runtime = self._runtime
+        line = lane.line(runtime, credential, stream=outgoing.stream, is_json=outgoing.is_json)
+        if line.origin in self._unreachable:
             return None
-        entered = self._runtime.breaker.enter(credential.api_key_id)
+        entered = runtime.breaker.enter(credential.api_key_id)
         if entered == "open":
-            self._pass_over(route, self._resting(route, credential), credential)
+            self._pass_over(lane, self._resting(lane, credential), credential)
             return None
         self.tried += 1
-        self.route, self.credential = route, credential
+        self.lane, self.credential = lane, credential
         self._since = time.monotonic()
         alive = None
         try:
-            response = await self._connected(where, self._headers(credential, outgoing), outgoing)
+            response = self._asked_at_once(line, credential, outgoing)
+            if response is not None:
+                await response.arrive()
+            else:
+                response = await self._connected(line, credential, outgoing)
             alive = response.status < 500
         except Unsealable:
             logger.error("api key %s does not open: check the master keys", credential.api_key_id)
-            self._fail(route, ProviderKeyRejected("The stored API key cannot be opened. Store it again."))
+            self._fail(lane, ProviderKeyRejected("The stored API key cannot be opened. Store it again."))
             return None
         except UpstreamError as error:
             alive = False
             if error.request_sent:
+                metrics.attempts[lane.provider, type(error).__name__] += 1
                 raise self._final(translate(error)) from error
-            self._unreachable.add(where.origin)
-            self._fail(route, translate(error))
+            self._unreachable |= {line.origin}
+            self._fail(lane, translate(error))
             return None
         finally:
             self._leave(credential, entered, alive)
@@ -168,41 +157,41 @@ class Attempts:
     async def _refused(self, response: Response, outgoing: Outgoing) -> None:
         """Raises unless the provider says that it did not serve the request, and another key or model may be asked:
         not with a body that has gone out as it came."""
-        assert self.route is not None
+        assert self.lane is not None
         failure = await self._refusal(response)
         not_served = response.status in NEXT_KEY or failure.key_refused
         if not not_served or isinstance(outgoing.body, Stream):
             raise self._final(failure)
         may_wait = failure.status == 429 and failure.retryable is not False
-        self._fail(self.route, failure, wait=failure.retry_after_ms if may_wait else None)
+        self._fail(self.lane, failure, wait=failure.retry_after_ms if may_wait else None)
 
-    def _fail(self, route: Route, failure: ProxyError, *, wait: int | None = None) -> None:
+    def _fail(self, lane: Lane, failure: ProxyError, *, wait: int | None = None) -> None:
         """What the client is told if nobody after this one serves the request."""
-        self.route, self._failure = route, failure
-        self._note(route, failure.code or failure.type, failure.status)
+        self.lane, self._failure = lane, failure
+        self._note(lane, failure.code or failure.type, failure.status)
         if not isinstance(failure, BadRequest):
-            self._waits.append(wait)
+            self._waits = [*self._waits, wait]
 
-    def _pass_over(self, route: Route, failure: ProxyError, credential: Credential | None = None) -> None:
+    def _pass_over(self, lane: Lane, failure: ProxyError, credential: Credential | None = None) -> None:
         """The same for a key or model that is not asked: it tells less than the failure of one that was."""
-        self._note(route, failure.code or failure.type, failure.status, credential)
+        self._note(lane, failure.code or failure.type, failure.status, credential)
         if not self.tried and not isinstance(self._failure, BreakerOpen):
-            self.route, self._failure = route, failure
+            self.lane, self._failure = lane, failure
 
-    def _note(self, route: Route, result: str, status: int, credential: Credential | None = None) -> None:
+    def _note(self, lane: Lane, result: str, status: int, credential: Credential | None = None) -> None:
         """One model or key has come to nothing, `credential` without being asked."""
         if self._since:
             credential = self.credential
         ms = int((time.monotonic() - self._since) * 1000) if self._since else 0
         self._since = 0.0
         key = credential.api_key_id if credential else None
-        attempt = Attempt(route.provider, route.model, key, result, status, ms)
+        attempt = Attempt(lane.provider, lane.route.model, key, result, status, ms)
         self._trail = [*self._trail[: MOST_TOLD - 1], attempt]
 
     def several(self, outcome: str, status: int) -> list[Attempt] | None:
         """All of them, the last of which has come to this; None if there was but one."""
-        if self._trail and self._since and self.route is not None:
-            self._note(self.route, outcome, status)
+        if self._trail and self._since and self.lane is not None:
+            self._note(self.lane, outcome, status)
         return list(self._trail) if len(self._trail) > 1 else None
 
     def _final(self, failure: ProxyError) -> ProxyError:
@@ -219,11 +208,11 @@ class Attempts:
         in_time = wait <= self._runtime.retry_after_wait and time.monotonic() + wait < self._deadline
         return wait if in_time else 0
 
-    def _resting(self, route: Route, credential: Credential) -> BreakerOpen:
-        metrics.attempts[route.provider, "breaker_open"] += 1
+    def _resting(self, lane: Lane, credential: Credential) -> BreakerOpen:
+        metrics.attempts[lane.provider, "breaker_open"] += 1
         wait = max(1000, int(1000 * self._runtime.breaker.wait(credential.api_key_id)))
         return BreakerOpen(
-            f"{PROVIDERS[route.provider].title} has failed too often with the stored key; it is left alone for "
+            f"{PROVIDERS[lane.provider].title} has failed too often with the stored key; it is left alone for "
             f"{-(-wait // 1000)}s.",
             retry_after_ms=wait,
         )
@@ -245,18 +234,28 @@ class Attempts:
             headers += [pair for pair in provider.version_headers if pair[0] not in said]
         return headers
 
-    async def _connected(self, where: Destination, headers: list[tuple[bytes, bytes]], outgoing: Outgoing) -> Response:
+    def _asked_at_once(self, line: Line, credential: Credential, outgoing: Outgoing) -> Response | None:
+        """None, and nothing is sent, if there is no connection at hand."""
+        headers = self._headers(credential, outgoing)
+        response = self._runtime.pool.ask_at_once(line, headers, outgoing.body, self._runtime.timeouts)
+        if response is not None:
+            self._sending()
+        return response
+
+    async def _connected(self, line: Line, credential: Credential, outgoing: Outgoing) -> Response:
         """One request; a connection that was never made is tried again."""
-        assert self.route is not None
-        line = line_of(where, outgoing.method, outgoing.path, self._runtime.outgoing_headers)
+        assert self.lane is not None
+        headers = self._headers(credential, outgoing)
         for left in range(CONNECT_TRIES - 1, -1, -1):
             try:
                 return await self._runtime.pool.ask(
                     line, headers, outgoing.body, timeouts=self._runtime.timeouts, on_send=self._sending
                 )
             except UpstreamError as error:
-                metrics.attempts[self.route.provider, type(error).__name__] += 1
-                if error.request_sent or not left:
+                if error.request_sent:
+                    raise
+                metrics.attempts[self.lane.provider, type(error).__name__] += 1
+                if not left:
                     raise
                 await asyncio.sleep(random.uniform(0.02, 0.2))  # noqa: S311  jitter, not a secret
         raise AssertionError("unreachable")
@@ -273,11 +272,11 @@ class Attempts:
 
     async def _refusal(self, response: Response) -> ProxyError:
         """Reads a complete error answer and maps it."""
-        assert self.route is not None and self.credential is not None
-        metrics.attempts[self.route.provider, f"status_{response.status // 100}xx"] += 1
+        assert self.lane is not None and self.lane.wire is not None and self.credential is not None
+        metrics.attempts[self.lane.provider, f"status_{response.status // 100}xx"] += 1
         body = self._masked(await read_error(response))
         self.may_be_billed = False
-        failure = self._wires[self.route.provider].error(response.status, body)
+        failure = self.lane.wire.error(response.status, body)
         if response.status == 401 or failure.key_refused:
             self._runtime.journal.api_key_refused(self.credential.api_key_id, failure.message)
         wait = retry_after_ms(response.headers)
@@ -286,15 +285,9 @@ class Attempts:
         return failure
 
 
-@lru_cache(maxsize=1024)
-def line_of(where: Destination, method: bytes, path: str, headers: tuple[tuple[bytes, bytes], ...]) -> Line:
-    """What requests to one place begin with."""
-    return prepare_line(where.origin, method, (where.path + path).encode("ascii"), headers)
-
-
-def _key_missing(route: Route) -> ProviderKeyMissing:
+def _key_missing(lane: Lane) -> ProviderKeyMissing:
     return ProviderKeyMissing(
-        f"No usable API key for {PROVIDERS[route.provider].title} is stored. Add one at /api-keys.", param="model"
+        f"No usable API key for {PROVIDERS[lane.provider].title} is stored. Add one at /api-keys.", param="model"
     )
 
 

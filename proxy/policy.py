@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from django.conf import settings
@@ -25,12 +25,14 @@ from accounts.models import ProxyKey, User
 from proxy.errors import Unavailable
 from proxy.limits import Limit
 from proxy.models import ModelAlias
-from proxy.routing import Route
 from usage.quotas import Standing, used_up
 from vault.crypto import Context, Sealed, Unlocked, unlock
 from vault.keyring import Keyring
 from vault.models import ApiKey
 from vault.secret import Secret
+
+if TYPE_CHECKING:
+    from proxy.lanes import Lane
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +65,8 @@ class Credential:
         return self._unlocked.open()
 
 
-# By endpoint, and by the models asked for.
-Routes = dict[tuple[str, tuple[str, ...]], Sequence[Route]]
+# By endpoint, model and fallbacks asked for.
+Lanes = dict[tuple[str, str, tuple[str, ...] | None], "Sequence[Lane]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class Policy:
     loaded_at: float  # monotonic seconds
     used_up: Standing | None  # a limit of the plan's that keeps them from proxying until its end
     epochs: tuple[str, ...] | None = None  # as Redis had them before the read; None: Redis was not asked
-    routes: Routes = field(default_factory=dict, compare=False, repr=False)  # found so far; as old as the rest
+    lanes: Lanes = field(default_factory=dict, compare=False, repr=False)  # found so far; as old as the rest
 
     def allows(self, model: str) -> bool:
         return not self.allowed_models or any(

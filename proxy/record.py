@@ -1,24 +1,68 @@
-"""Owns what is written down of an exchange: its begin, its end, its metrics. Builds them; the journal keeps them."""
+"""Owns what is written down of an exchange: its begin, its end, its cost, its metrics. Builds them; the journal keeps
+them."""
 
 import re
-
-import msgspec
+import time
+from decimal import Decimal
+from typing import TYPE_CHECKING
+from uuid import UUID
 
 from proxy import metrics
-from proxy.errors import InternalError, ProxyError, UpstreamError, UpstreamTimeout
+from proxy.errors import CLIENT_CLOSED_REQUEST, InternalError, ProxyError, UpstreamError, UpstreamTimeout
 from proxy.incoming import Headers
+from proxy.policy import Policy
+from proxy.routing import UNKNOWN_MODEL, Route
 from proxy.wire import Usage
-from usage.journal import End
+from usage import pricing
+from usage.journal import Begin, End
+
+if TYPE_CHECKING:
+    from proxy.exchange import Exchange
 
 _TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_NOTHING = Usage()
+_NO_ROUTE = Route("", UNKNOWN_MODEL)
 
 
-class Times(msgspec.Struct, frozen=True):
-    """Monotonic seconds; 0.0 where it did not come to that."""
+def begin_of(id: UUID, policy: Policy, endpoint: str, route: Route, *, stream: bool) -> Begin:
+    return Begin(id, policy.user_id, policy.proxy_key_id, endpoint, route.model, route.provider, None, stream)
 
-    began: float
-    first_byte: float
-    ended: float
+
+def end_of(exchange: "Exchange", policy: Policy, usage: Usage, source: str, cost: Decimal | None) -> End:
+    """As the exchange stands now, which is how it ends. In the order of End's fields: to name them costs seven times as
+    much."""
+    attempts, route, call = exchange.attempts, exchange.route or _NO_ROUTE, exchange.call
+    error, began, now = exchange.error, exchange.began, time.monotonic()
+    result = outcome(complete=exchange.complete, cause=exchange.cause, error=error)
+    status = exchange.status or CLIENT_CLOSED_REQUEST
+    first_byte = exchange.first_byte_at
+    credential = attempts.credential if attempts is not None else None
+    return End(
+        exchange.id,
+        policy.user_id,
+        policy.proxy_key_id,
+        exchange.endpoint.name if exchange.endpoint is not None else "",
+        route.model,
+        route.provider,
+        credential.api_key_id if credential is not None else None,
+        call is not None and call.stream,
+        result,
+        status,
+        error.message if error is not None else "",
+        usage.input,
+        usage.output,
+        usage.total,
+        usage.cached,
+        usage.reasoning,
+        source,
+        cost,
+        int((now - began) * 1000),
+        int((first_byte - began) * 1000) if first_byte else None,
+        round(exchange.overhead * 1000, 3) if exchange.overhead else None,
+        attempts.provider_request_id.decode("latin-1") if attempts is not None else "",
+        "",
+        attempts.several(result, status) if attempts is not None else None,
+    )
 
 
 def outcome(*, complete: bool, cause: str, error: ProxyError | None) -> str:
@@ -34,22 +78,51 @@ def outcome(*, complete: bool, cause: str, error: ProxyError | None) -> str:
     return "error" if error is None or isinstance(error, InternalError) else "refused"
 
 
-def count(end: End, usage: Usage, times: Times) -> None:
+def tokens_of(exchange: "Exchange") -> tuple[Usage, str]:
+    """As the provider counted; else our estimate if a provider may have worked on it; else nothing."""
+    decoder, call = exchange.decoder, exchange.call
+    usage = exchange.usage or (decoder.usage if decoder is not None else None)
+    if usage is not None and usage.is_count():
+        return usage, "provider"
+    if call is None or not may_be_billed(exchange):
+        return _NOTHING, "none"
+    if exchange.endpoint is not None and not exchange.endpoint.is_estimated:
+        return _NOTHING, "none"
+    seen = decoder.chunks if decoder is not None else 0
+    return Usage(call.tokens_input, seen, call.tokens_input + seen), "estimated"
+
+
+def may_be_billed(exchange: "Exchange") -> bool:
+    error, attempts = exchange.error, exchange.attempts
+    refused = error is not None and error.complete_answer and exchange.decoder is None
+    return attempts is not None and attempts.may_be_billed and not refused
+
+
+def cost_of(exchange: "Exchange", usage: Usage, source: str) -> Decimal | None:
+    """US dollars; None: unknown. Of estimates those of streams count only: of a plain answer we know too little."""
+    found, endpoint, attempts = exchange.route, exchange.endpoint, exchange.attempts
+    nothing_used = source == "provider" and not usage.total
+    if found is None or endpoint is None or endpoint.method == "GET" or nothing_used or not may_be_billed(exchange):
+        return Decimal(0)
+    is_known = source == "provider" or (source == "estimated" and exchange.decoder is not None)
+    credential = attempts.credential if attempts is not None else None
+    address = credential.context.base_url if credential is not None else ""
+    return pricing.cost(found.provider, found.model, usage if is_known else None, address)
+
+
+def count(end: End, began: float, first_byte_at: float) -> None:
+    """Adds an ended exchange to the metrics; times in monotonic seconds, 0: it did not come to that."""
     served = metrics.served(end.endpoint, end.provider)
     served.ended[end.outcome, end.status_code] += 1
     if end.provider:
-        served.seconds.observe(times.ended - times.began)
-        if times.first_byte:
-            served.first_byte.observe(times.first_byte - times.began)
-        served.tokens_input += usage.input
-        served.tokens_output += usage.output
+        served.seconds.observe(time.monotonic() - began)
+        if first_byte_at:
+            served.first_byte.observe(first_byte_at - began)
+        served.tokens_input += end.tokens_input
+        served.tokens_output += end.tokens_output
 
 
 def traceparent(headers: Headers) -> str:
     """The client's, if it is one that we can read (W3C Trace Context, version 00); it goes to the collector alone."""
     given = [value for name, value in headers if name == b"traceparent"]
     return given[0].decode() if len(given) == 1 and _TRACEPARENT.fullmatch(given[0]) else ""
-
-
-def milliseconds(start: float, end: float) -> int:
-    return int((end - start) * 1000)

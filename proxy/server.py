@@ -18,7 +18,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from proxy.cycle import HIGH_WATER, ClientGone, Cycle
+from proxy.cycle import HIGH_WATER, ClientGone, Cycle, lines
 from proxy.eager import EagerTask
 from proxy.framing import (
     BARE_LF,
@@ -53,6 +53,7 @@ class ProxyProtocol(HttpToolsProtocol):
     limits: ClassVar[Limits] = Limits()
     # What is asked below this path runs as EagerTasks, all else as asyncio's.
     eager_path: ClassVar[str] = "/v1/"
+    _defaults: ClassVar[tuple[list[tuple[bytes, bytes]], bytes]] = ([], b"")
     _watches: ClassVar[WeakKeyDictionary[ServerState, Watch]] = WeakKeyDictionary()
 
     cycle: Cycle | None  # type: ignore[assignment]
@@ -371,6 +372,13 @@ class ProxyProtocol(HttpToolsProtocol):
             return True
         return self._chunked is None and self._body_left <= DISCARDABLE and not self.cycle.continue_due
 
+    def default_fields(self) -> bytes:
+        """What every answer says: the date, that is; uvicorn makes a new list of it each second."""
+        defaults = self.server_state.default_headers
+        if defaults is not self._defaults[0]:
+            ProxyProtocol._defaults = defaults, lines(defaults)
+        return self._defaults[1]
+
     def response_completed(self) -> None:
         self.server_state.total_requests += 1
         if self.transport.is_closing() or self.cycle is None:
@@ -418,13 +426,12 @@ class ProxyProtocol(HttpToolsProtocol):
         kind = "invalid_request_error" if refused.status < 500 else "server_error"
         error = {"message": refused.message, "type": kind, "param": None, "code": refused.code}
         body = json.dumps({"error": error}).encode()
-        lines = [STATUS_LINE[refused.status]]
-        lines += [b"%b: %b\r\n" % default for default in self.server_state.default_headers]
-        lines.append(b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body))
-        lines.append(b"x-aiproxy-error-source: proxy\r\nconnection: close\r\n")
+        head = [STATUS_LINE[refused.status], self.default_fields()]
+        head.append(b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body))
+        head.append(b"x-aiproxy-error-source: proxy\r\nconnection: close\r\n")
         if refused.status == 503:
-            lines.append(b"retry-after: 1\r\n")
-        return b"".join([*lines, b"\r\n", body])
+            head.append(b"retry-after: 1\r\n")
+        return b"".join([*head, b"\r\n", body])
 
     # --- Closing ---------------------------------------------------------------------------------------
 

@@ -157,15 +157,27 @@ class Pool:
         Raises UpstreamError; cancelling at any point closes the connection. Close or read out every Response.
         `on_send` is called just before the first byte goes out: who is cancelled earlier has sent nothing."""
         first, rest = _encode(line, headers, body)
-        origin = line.origin
-        peer = self._peers.get(origin)
-        connection = self._take_idle(peer) if peer is not None and not peer.waiters else None
-        if connection is None:
-            connection = await self._acquire(origin, timeouts)
+        connection = await self._acquire(line.origin, timeouts)
         # No await between the check of the connection and its first write.
         if on_send is not None:
             on_send()
-        return await connection.request(first, rest, timeouts=timeouts, head_only=line.head_only)
+        response = connection.send(first, timeouts, head_only=line.head_only)
+        if rest is not None:
+            await connection.upload(rest, response)
+        await response.arrive()
+        return response
+
+    def ask_at_once(
+        self, line: Line, headers: Sequence[tuple[bytes, bytes]], body: Body, timeouts: Timeouts
+    ) -> Response | None:
+        """The same where a connection is idle and one write will do: it is sent, and has still to `arrive`. Else None:
+        nothing is sent."""
+        peer = self._peers.get(line.origin)
+        if peer is None or not peer.idle or peer.waiters or type(body) is not bytes or len(body) > ONE_WRITE_BYTES:
+            return None
+        first, _ = _encode(line, headers, body)
+        connection = self._take_idle(peer)
+        return None if connection is None else connection.send(first, timeouts, head_only=line.head_only)
 
     @property
     def open_connections(self) -> int:

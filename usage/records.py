@@ -134,28 +134,33 @@ def fit(end: End) -> End:
 
 def encode(record: Record) -> bytes:
     """The record's bytes. Texts that others wrote are cut to their columns in place."""
-    if isinstance(record, End):
+    if type(record) is End:
+        return _encode_end(record)
+    if type(record) is Begin:
         record.model = cut(record.model, 100)
-        if record.error_message:
-            record.error_message = cut(record.error_message, 200)
-        if record.provider_request_id:
-            record.provider_request_id = cut(record.provider_request_id, 80)
-        if record.traceparent:
-            record.traceparent = cut(record.traceparent, 55)
-        if record.attempts:
-            for attempt in record.attempts:
-                attempt.model, attempt.result = cut(attempt.model, 100), cut(attempt.result, 40)
-    elif isinstance(record, Begin):
-        record.model = cut(record.model, 100)
-    elif isinstance(record, Refused):
+    elif type(record) is Refused:
         record.error = cut(record.error, 200)
+    return frame(_encoder.encode(record))
+
+
+def _encode_end(end: End) -> bytes:
+    end.model = cut(end.model, 100)
+    if end.error_message:
+        end.error_message = cut(end.error_message, 200)
+    if end.provider_request_id:
+        end.provider_request_id = cut(end.provider_request_id, 80)
+    if end.traceparent:
+        end.traceparent = cut(end.traceparent, 55)
+    if end.attempts:
+        for attempt in end.attempts:
+            attempt.model, attempt.result = cut(attempt.model, 100), cut(attempt.result, 40)
     try:
-        payload = _encoder.encode(record)
+        payload = _encoder.encode(end)
     except OverflowError:  # beyond 64 bits
-        payload = _encoder.encode(fit(record) if isinstance(record, End) else record)
-    while len(payload) > RECORD_MAX - HEAD and isinstance(record, End) and record.attempts:
-        del record.attempts[len(record.attempts) // 2]  # the first and the last tell most
-        payload = _encoder.encode(record)
+        payload = _encoder.encode(fit(end))
+    while len(payload) > RECORD_MAX - HEAD and end.attempts:
+        del end.attempts[len(end.attempts) // 2]  # the first and the last tell most
+        payload = _encoder.encode(end)
     return frame(payload)
 
 

@@ -16,7 +16,7 @@ from django.utils import timezone
 from accounts import hashers, keys, tokens
 from accounts.keys import issue, mint
 from accounts.models import Plan
-from proxy import authentication, exchange, policy
+from proxy import authentication, exchange, incoming, policy
 from proxy.limits.memory import MemoryLimiter
 from proxy.limits.redis import RedisLimiter
 from usage.journal import Journal
@@ -49,22 +49,26 @@ AT_FIRST_USE = [
     (keys.Peppers, "verify"),
     (keys.hmac, "compare_digest"),
     (policy.Policy, "allows"),
+    (exchange, "authenticate"),
+    (authentication, "check"),
+]
+OF_A_HEAD = [  # which is read once for all requests of a connection that have the same
+    (keys.Proofs, "find"),
+    (authentication, "presented_key"),
+    (incoming, "address_of"),
 ]
 CHECKS = [
     *AT_FIRST_USE,
-    (keys.Proofs, "find"),
+    (exchange, "recognise"),
     (authentication, "_proves"),
+    (authentication, "_refusal"),
     (policy.Policies, "known"),
     (policy.Policies, "load"),
     (policy.Policies, "is_current"),
     (policy.Policies, "young_enough"),
     (policy, "read_policy"),
     (policy, "read_row_epochs"),
-    (authentication, "presented_key"),
-    (authentication, "check"),
     (authentication, "ip_address"),
-    (exchange, "address_of"),
-    (exchange, "authenticate"),
     (exchange, "admit"),
     (exchange, "candidates"),
     (MemoryLimiter, "admit"),
@@ -86,11 +90,11 @@ def refuse_at(patched, place, name, fault):
 
 async def assert_denied(client, provider, checks):
     """With each check broken by each fault, for a key that was never seen and for one that is known."""
-    for (place, name), fault in itertools.product(checks, FAULTS):
+    for number, ((place, name), fault) in enumerate(itertools.product(checks, FAULTS)):
         before = len(provider.requests)
         with pytest.MonkeyPatch.context() as patched:
             refuse_at(patched, place, name, fault)
-            response = await ask(client)
+            response = await ask(client, {"x-head": str(number)} if (place, name) in OF_A_HEAD else None)
         passed = response.status_code == 200 and len(provider.requests) == before + 1
         assert response.status_code in NO or passed, f"{name}: {response.status_code}"
         if response.status_code in NO:
@@ -103,7 +107,8 @@ async def assert_denied(client, provider, checks):
 async def test_it_denies_whatever_check_fails_itself(client, provider, proxy_key):
     await sync_to_async(restrict)(proxy_key[0], ip_allowlist=["127.0.0.0/8"], allowed_models=["gpt-4o"])
     assert (await ask(client)).status_code == 200
-    lenient = {name async for name, _, status in assert_denied(client, provider, CHECKS) if status == 200}
+    denied = assert_denied(client, provider, [*CHECKS, *OF_A_HEAD])
+    lenient = {name async for name, _, status in denied if status == 200}
     # A policy that is at hand and young is not read anew; what was found by it is not asked again.
     assert lenient <= {"load", "read_policy", *(name for _, name in AT_FIRST_USE)}
     assert (await ask(client)).status_code == 200
