@@ -12,6 +12,7 @@ _VERSION_AND_VARIANT = (0x7 << 76) | (0b10 << 62)
 _RANDOM_BITS = ~((0xF << 76) | (0b11 << 62)) & ((1 << 80) - 1)
 _RANDOM_BYTES = 10
 _encode = msgspec.json.Encoder().encode
+_UNKNOWN = uuid.SafeUUID.unknown
 _set = object.__setattr__
 
 
@@ -42,7 +43,7 @@ def uuid7(unix_ms: int | None = None) -> uuid.UUID:
     # As uuid.UUID(int=…), without the checks that this is a number of 128 bits.
     id = uuid.UUID.__new__(uuid.UUID)
     _set(id, "int", (unix_ms << 80) | (next(_tails.made, 0) or _tails.make()))
-    _set(id, "is_safe", uuid.SafeUUID.unknown)
+    _set(id, "is_safe", _UNKNOWN)
     return id
 
 

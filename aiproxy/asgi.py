@@ -1,6 +1,7 @@
 """The only door: `/v1/*` goes to the data plane, all else to Django; owns start-up and drain."""
 
 import os
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any
 
@@ -25,15 +26,14 @@ class Application:
         self.data_plane = DataPlane()
         self.control_plane: Any = BodyLimit(django_application, idle=settings.AIPROXY_BODY_IDLE_TIMEOUT)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        path: str = scope.get("path", "")
+        if path.startswith("/v1/") or path == "/v1":
+            return self.data_plane(scope, receive, send)
         if scope["type"] == "http":
-            path: str = scope["path"]
-            if path.startswith("/v1/") or path == "/v1":
-                await self.data_plane(scope, receive, send)
-            else:
-                await self.control_plane(scope, receive, _quiet(send))
-        elif scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
+            answered: Awaitable[None] = self.control_plane(scope, receive, _quiet(send))
+            return answered
+        return self._lifespan(receive, send)
 
     def drain(self, grace: float) -> None:
         """On SIGTERM: not ready from now on; what runs may finish within `grace` seconds."""

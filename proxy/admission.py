@@ -1,7 +1,7 @@
 """Owns whether an identified client may go on now: its limits, by a policy that is certainly current."""
 
+import asyncio
 import time
-from typing import NamedTuple
 
 from proxy.authentication import check
 from proxy.errors import ProxyError, QuotaUsedUp, RateLimited, RequestTooLarge, Unavailable
@@ -15,10 +15,8 @@ from usage.quotas import Standing
 TRIES = 4
 
 
-class Admitted(NamedTuple):
-    policy: Policy  # that was current
-    ask: Ask  # to be settled
-    fields: bytes  # what the answer's head says of the limits
+# The policy that was current, what is to be settled, and what the answer's head says of the limits.
+Admitted = tuple[Policy, Ask, bytes]
 
 
 async def admit(runtime: Runtime, caller: Caller, policy: Policy, request_id: str, tokens: int) -> Admitted:
@@ -28,17 +26,21 @@ async def admit(runtime: Runtime, caller: Caller, policy: Policy, request_id: st
     """
     policies, limiter = runtime.policies, runtime.limiter
     for _ in range(TRIES):
-        by_database = runtime.epochs_by_database()
+        by_database = not limiter.tells_epochs
         if policies.young_enough(policy) and not (by_database and not await policies.is_current(policy)):
             ask = Ask(request_id, policy.limits, tokens, policy.epoch_keys, policy.epochs)
-            admission = await limiter.admit(ask)
+            try:
+                admission = await limiter.admit(ask)
+            except asyncio.CancelledError:
+                limiter.settle(ask, 0)
+                raise
             if admission.verdict == "ok":
                 if admission.epochs:
                     current = policy.epochs is not None
                 else:  # Redis went away meanwhile
                     current = by_database or await policies.is_current(policy)
                 if current and not _is_used_up(policy):
-                    return Admitted(policy, ask, limit_fields(admission))
+                    return policy, ask, limit_fields(admission)
                 limiter.settle(ask, 0)
                 if current and policy.used_up is not None:
                     raise _quota_used_up(policy.used_up)

@@ -5,6 +5,7 @@ One exchange a request (proxy/exchange.py); CORS preflights are answered here.
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 
 from proxy.exchange import Exchange
 from proxy.incoming import Receive, Scope, Send
@@ -43,12 +44,11 @@ class DataPlane:
             for exchange in tuple(self.runtime.exchanges):
                 exchange.stop("drained")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         assert self.runtime is not None, "the lifespan has not started: run `manage.py serve`"
         if scope["method"] == "OPTIONS":
-            await self._preflight(self.runtime, scope, send)
-        else:
-            await Exchange(self.runtime, scope).run()
+            return self._preflight(self.runtime, scope, send)
+        return Exchange(self.runtime, scope).run()
 
     @staticmethod
     async def _preflight(runtime: Runtime, scope: Scope, send: Send) -> None:

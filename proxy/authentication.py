@@ -45,8 +45,12 @@ def recognise(runtime: Runtime, caller: Caller) -> Policy | None:
         if proof is None:
             return None
     policy = runtime.policies.known(proof.key_id)
-    if policy is None or not _proves(proof, policy):
+    if policy is None:
         return None
+    if policy is not caller.proven:
+        if not _proves(proof, policy):
+            return None
+        caller.proven = policy
     return policy if _refusal(policy, caller.address) is None else None
 
 

@@ -65,19 +65,19 @@ class Cycle:
     _when_left: Callable[[], None] | None = None
     _waiter: "Waiter[None] | asyncio.Future[None] | None" = None  # of `receive`
 
-    def __init__(self, protocol: "ProxyProtocol", head: Head, *, keep_alive: bool, more_body: bool) -> None:
+    def __init__(self, protocol: "ProxyProtocol", head: Head, body: bytes | None, *, keep_alive: bool) -> None:
+        """`body`: the whole of it, if it is here already."""
         self._protocol = protocol
         self.head = head
         self.transport: asyncio.Transport = protocol.transport
         self.flow: FlowControl = protocol.flow
         self.keep_alive = keep_alive
         self.continue_due = head.continue_due
-        self.more_body = more_body
-        self._news = not more_body  # of the body or the client, since `receive` was called
-        self._body: list[bytes] = []
+        self.more_body = body is None
+        self._news = body is not None  # of the body or the client, since `receive` was called
+        self._pieces = [] if body is None else [body]
 
     async def run(self, app: "ASGI3Application", scope: Any) -> None:
-        scope["extensions"] = {CYCLE: self}
         try:
             await app(scope, self.receive, self.send)  # type: ignore[arg-type]
         except ClientGone:
@@ -107,7 +107,7 @@ class Cycle:
 
     def add_body(self, body: bytes) -> bool:
         """Keep a piece for the application, to be told of later; True when it should read before more comes."""
-        self._body.append(body)
+        self._pieces.append(body)
         self._unread += len(body)
         return self._unread > HIGH_WATER
 
@@ -137,7 +137,7 @@ class Cycle:
     async def receive(self) -> dict[str, Any]:
         if self.continue_due and not self.disconnected:
             self.continue_due = False
-            if not self._body and not self.transport.is_closing():
+            if not self._pieces and not self.transport.is_closing():
                 self.transport.write(CONTINUE)
         if not self.disconnected and not self.response_complete:
             if self.more_body:
@@ -155,8 +155,9 @@ class Cycle:
         return None if self.more_body or self.disconnected else self._take_body()
 
     def _take_body(self) -> bytes:
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body = []
+        pieces = self._pieces
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._pieces = []
         self._unread = 0
         return body
 

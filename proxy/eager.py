@@ -35,10 +35,14 @@ class EagerTask:
         coroutine, loop = self._coroutine, self._loop
         if coroutine is None or self._is_running:
             return
-        outer = _current_task(loop)
-        if outer is not None:
+        outer = None
+        try:
+            _enter_task(loop, self)  # type: ignore[arg-type]
+        except RuntimeError:  # another one is running: its code has brought the news
+            outer = _current_task(loop)
+            assert outer is not None
             _leave_task(loop, outer)
-        _enter_task(loop, self)  # type: ignore[arg-type]
+            _enter_task(loop, self)  # type: ignore[arg-type]
         self._is_running = True
         self._awaited = None
         try:
@@ -47,9 +51,11 @@ class EagerTask:
                 awaited = coroutine.throw(asyncio.CancelledError())
             else:
                 awaited = coroutine.send(None)
-        except BaseException as end:
+        except StopIteration:
             self._coroutine = None
-            self._ended(end)
+        except BaseException as error:
+            self._coroutine = None
+            self._failed(error)
         else:
             self._awaited = awaited
             if type(awaited) is not Waiter:
@@ -74,11 +80,11 @@ class EagerTask:
         if future is self._awaited:
             self.go_on()
 
-    def _ended(self, end: BaseException) -> None:
-        if isinstance(end, KeyboardInterrupt | SystemExit):
-            raise end
-        if not isinstance(end, StopIteration | asyncio.CancelledError):
-            self._loop.call_exception_handler({"message": "An eager task failed", "exception": end})
+    def _failed(self, error: BaseException) -> None:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise error
+        if not isinstance(error, asyncio.CancelledError):
+            self._loop.call_exception_handler({"message": "An eager task failed", "exception": error})
 
     # What code asks of its own task.
 

@@ -124,15 +124,17 @@ class Exchange:
 
     async def _serve(self) -> None:
         runtime, caller, cycle = self._runtime, self._caller, self._cycle
-        check_head(runtime, caller.fields)
+        if caller.is_suspect:
+            check_head(runtime, caller.fields)
         policy = self._policy = recognise(runtime, caller) or await authenticate(runtime, caller)
         self.endpoint = endpoint = caller.endpoint or caller.resolve()
+        body: bytes | Upload | None
         if endpoint.max_form and is_form(caller.fields):
-            body: bytes | Upload = await Upload(self._body, cycle.receive, max_bytes=endpoint.max_form).begin(
-                caller.fields
-            )
+            body = await Upload(self._body, cycle.receive, max_bytes=endpoint.max_form).begin(caller.fields)
         else:
-            body = await self._body.read(caller.fields, cycle)
+            body = self._body.take(cycle)
+            if body is None:
+                body = await self._body.read(caller.fields, cycle)
         self._sent, self._arrived = body, time.monotonic()
         cycle.on_disconnect(self._left)
         refusal: ProxyError | None = None
@@ -142,19 +144,20 @@ class Exchange:
             refusal = error  # counts as a request all the same
         tokens = self.call.tokens_input + self.call.tokens_output if self.call is not None else 0
         admitted = await admit(runtime, caller, policy, self._request_id, tokens)
-        self._policy, self._ask, self._limits = admitted
+        policy, self._ask, self._limits = admitted
+        self._policy = policy
         if refusal is not None:
             raise refusal
         assert self.call is not None
         if not endpoint.wires:
-            await self._list_models(self.call, admitted.policy)
+            await self._list_models(self.call, policy)
             return
-        lanes = candidates(admitted.policy, self.call, endpoint)
+        lanes = candidates(policy, self.call, endpoint)
         self.route = lanes[0].route
         if endpoint.local is not None and isinstance(body, bytes) and lanes[0].wire is None:
             await self._send_whole(200, endpoint.local(body), _JSON_FIELD)
         else:
-            await self._forward(endpoint, self.call, admitted.policy, lanes)
+            await self._forward(endpoint, self.call, policy, lanes)
 
     def _left(self) -> None:
         self.stop("client_gone")
@@ -176,7 +179,7 @@ class Exchange:
     async def _forward(self, endpoint: views.Endpoint, call: Call, policy: Policy, lanes: Sequence[Lane]) -> None:
         if call.fallbacks is not None and isinstance(self._sent, bytes):
             self._sent = requests.with_one_model(self._sent, call.model)
-        self._record_begin(endpoint, call, policy, lanes[0].route)
+        self._record_begin(lanes[0], policy, stream=call.stream)
         attempts = self.attempts = Attempts(self._runtime, self.began + self._runtime.total_timeout)
         try:
             response = await attempts.run(lanes, self._outgoing)
@@ -351,10 +354,10 @@ class Exchange:
             self.cause = self.cause or "client_gone"
             raise
 
-    def _record_begin(self, endpoint: views.Endpoint, call: Call, policy: Policy, route: Route) -> None:
-        begin = record.begin_of(self.id, policy, endpoint.name, route, stream=call.stream)
+    def _record_begin(self, lane: Lane, policy: Policy, *, stream: bool) -> None:
+        begin = lane.begin(policy, stream=stream).encode(self._request_id.encode())
         try:
-            self._runtime.journal.begin(begin)
+            self._runtime.journal.write_begin(self.id, begin)
         except (JournalFull, OSError) as error:
             raise Unavailable(
                 "The proxy cannot record requests now, so it takes none. Try again.",

@@ -43,7 +43,18 @@ class Head:
     application, of what it makes of these bytes.
     """
 
-    __slots__ = ("after", "before", "continue_due", "fields", "keep_alive", "length", "line", "notes", "scope")
+    __slots__ = (
+        "after",
+        "before",
+        "continue_due",
+        "fields",
+        "is_eager",
+        "keep_alive",
+        "length",
+        "line",
+        "notes",
+        "scope",
+    )
 
     def __init__(self, line: "RequestLine", fields: Headers, data: bytes, *, keep_alive: bool) -> None:
         """Raises Refused. `data` is the head as it came, `keep_alive` what the parser says of it."""
@@ -53,6 +64,7 @@ class Head:
         self.length, self.continue_due = check_fields(line, fields)
         self.scope: dict[str, Any] = {}
         self.notes: Any = None
+        self.is_eager = False
         self.before = self.after = b""
         digits = _LENGTH.search(data) if self.length >= 0 and not self.continue_due else None
         if digits is not None:

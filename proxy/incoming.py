@@ -8,6 +8,7 @@ from accounts.keys import Proof
 from proxy import views
 from proxy.cycle import ClientGone, Cycle, lines
 from proxy.errors import BadRequest, BodyTooLarge, LoopDetected, Unavailable
+from proxy.policy import Policy
 from proxy.runtime import Runtime
 
 Scope = dict[str, Any]
@@ -35,10 +36,22 @@ class Caller:
     """Who asks, from where, and for what, by a request's head. All requests of a connection with the same share it:
     nothing in it may depend on the time, or on what the database says."""
 
-    __slots__ = ("_scope", "address", "cors", "dialect", "endpoint", "fields", "id_fields", "key", "path", "proof")
+    __slots__ = (
+        "_scope",
+        "address",
+        "cors",
+        "dialect",
+        "endpoint",
+        "fields",
+        "id_fields",
+        "is_suspect",
+        "key",
+        "path",
+        "proof",
+        "proven",
+    )
 
     def __init__(self, runtime: Runtime, scope: Scope) -> None:
-        """LoopDetected and BadRequest are `check_head`'s to raise."""
         self._scope = scope
         self.fields = fields = Fields(scope["headers"])
         self.path: str = scope["path"]
@@ -49,6 +62,8 @@ class Caller:
         self.address = address_of(runtime, scope, fields)
         self.key = ""
         self.proof: Proof | None = None  # whose the key was found to be
+        self.proven: Policy | None = None  # the policy that was last found to be of this key
+        self.is_suspect = not _SUSPECT.isdisjoint(fields)  # look with `check_head`
         self.endpoint: views.Endpoint | None = None
 
     def resolve(self) -> views.Endpoint:
@@ -63,8 +78,6 @@ _SUSPECT = frozenset({b"via", b"content-encoding"})
 
 def check_head(runtime: Runtime, fields: Fields) -> None:
     """LoopDetected and BadRequest, before anything is read or asked."""
-    if _SUSPECT.isdisjoint(fields):
-        return
     if any(runtime.via in value for value in fields.all(b"via")):
         raise LoopDetected("This request has been through this proxy before: a provider's base URL points back at it.")
     if any(value.strip().lower() != b"identity" for value in fields.all(b"content-encoding")):
@@ -90,24 +103,24 @@ class Body:
         self._runtime = runtime
         self._size = 0
 
-    async def read(self, fields: Fields, cycle: Cycle) -> bytes:
-        """The whole body. BodyTooLarge beyond the cap; Unavailable when all bodies together are too much."""
-        runtime = self._runtime
-        length = fields.get(b"content-length", b"")
-        if length.isdigit() and int(length) > runtime.max_body:
-            raise self._too_large()
+    def take(self, cycle: Cycle) -> bytes | None:
+        """The body, if all of it is here; else `read` it. Raises as that does."""
         body = cycle.whole_body()
-        if body is None:
-            return await self._collect(cycle.receive)
-        self.hold(len(body))
-        if self._size > runtime.max_body:
-            raise self._too_large()
+        if body is not None:
+            size, runtime = len(body), self._runtime
+            self.hold(size)
+            if size > runtime.max_body:
+                raise self._too_large()
         return body
 
-    async def _collect(self, receive: Receive) -> bytes:
+    async def read(self, fields: Fields, cycle: Cycle) -> bytes:
+        """The whole body. BodyTooLarge beyond the cap; Unavailable when all bodies together are too much."""
+        length = fields.get(b"content-length", b"")
+        if length.isdigit() and int(length) > self._runtime.max_body:
+            raise self._too_large()
         parts = []
         while True:
-            message = await receive()
+            message = await cycle.receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
             part = message.get("body", b"")

@@ -5,11 +5,14 @@ It is found out once and kept with the policy, so that a request pays for what i
 
 from collections.abc import Sequence
 
-from proxy.policy import Credential
+from accounts.ids import uuid7
+from proxy.policy import Credential, Policy
+from proxy.record import begin_of
 from proxy.routing import Route
 from proxy.runtime import Runtime, destination
 from proxy.upstream import Line, prepare
 from proxy.wire import Wire
+from usage.journal import BeginTemplate
 
 JSON_BODY = (b"content-type", b"application/json")
 
@@ -17,7 +20,7 @@ JSON_BODY = (b"content-type", b"application/json")
 class Lane:
     """One model at its provider, asked at one of our endpoints. `wire` is None where we answer ourselves."""
 
-    __slots__ = ("_endpoint", "_lines", "_method", "credentials", "provider", "route", "wire")
+    __slots__ = ("_begins", "_endpoint", "_lines", "_method", "credentials", "provider", "route", "wire")
 
     def __init__(
         self, route: Route, wire: Wire | None, credentials: Sequence[Credential], endpoint: str, method: str
@@ -29,6 +32,7 @@ class Lane:
         self._endpoint = endpoint
         self._method = method.encode()
         self._lines: dict[tuple[str, bool, bool], Line] = {}
+        self._begins: dict[bool, BeginTemplate] = {}
 
     def line(self, runtime: Runtime, credential: Credential, *, stream: bool, is_json: bool) -> Line:
         """What a request begins with; `is_json` says that its body is."""
@@ -37,6 +41,14 @@ class Lane:
         if line is None:
             line = self._lines[key] = self._prepared(runtime, *key)
         return line
+
+    def begin(self, policy: Policy, *, stream: bool) -> BeginTemplate:
+        """What the journal says of a request before it is sent."""
+        template = self._begins.get(stream)
+        if template is None:
+            begin = begin_of(uuid7(), policy, self._endpoint, self.route, stream=stream)
+            template = self._begins[stream] = BeginTemplate(begin)
+        return template
 
     def _prepared(self, runtime: Runtime, base_url: str, stream: bool, is_json: bool) -> Line:
         assert self.wire is not None

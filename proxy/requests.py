@@ -297,19 +297,22 @@ def _refuse_twice(body: bytes, fields: tuple[str, ...]) -> None:
 
 def _may_be_twice(body: bytes, fields: tuple[str, ...]) -> bool:
     # `in` would take the bytes for a number first, and format an error that nobody reads.
-    escapes = body.find(b"\\u00") >= 0 and _ESCAPED_LETTER.search(body) is not None
-    return escapes or max(map(body.count, _quoted(fields))) > 1
+    if body.find(b"\\u00") >= 0 and _ESCAPED_LETTER.search(body) is not None:
+        return True
+    found = _any_of(fields).findall(body)
+    return len(set(found)) < len(found)
 
 
 @lru_cache
-def _quoted(fields: tuple[str, ...]) -> tuple[bytes, ...]:
-    return tuple(f'"{field}"'.encode() for field in fields)
+def _any_of(fields: tuple[str, ...]) -> re.Pattern[bytes]:
+    return re.compile(f'"(?:{"|".join(fields)})"'.encode())
 
 
 def _models(model: str | None, models: list[str] | msgspec.UnsetType | None) -> tuple[str, tuple[str, ...] | None]:
     """The model, and those to be asked when it is not served; `model` comes before `models`."""
     if models is msgspec.UNSET and model is not None:
-        _check_model(model)
+        if model not in _good_names:
+            _check_model(model)
         return model, None
     listed = models if isinstance(models, list) else []
     if models == [] or len(listed) > MOST_MODELS:
@@ -331,6 +334,9 @@ def with_one_model(body: bytes, model: str) -> bytes:
     return msgspec.json.encode(fields | {"model": msgspec.Raw(msgspec.json.encode(model))})
 
 
+_good_names: set[str] = set()
+
+
 def _check_model(model: str, param: str = "model") -> None:
     if not model or len(model) > MAX_MODEL_LENGTH or not model.isprintable():
         raise BadRequest(
@@ -338,3 +344,5 @@ def _check_model(model: str, param: str = "model") -> None:
             param=param,
             code="invalid_value",
         )
+    if len(_good_names) < 1024:
+        _good_names.add(model)

@@ -108,10 +108,6 @@ class Runtime:
         self.pool = self._pool()
         self._watch: asyncio.Task[None] | None = None
 
-    def epochs_by_database(self) -> bool:
-        """Whether the limiter cannot tell the epochs: there is no Redis, or it is away."""
-        return not isinstance(self.limiter, GuardedLimiter) or self.limiter.degraded
-
     def cors(self, origin: bytes) -> list[tuple[bytes, bytes]]:
         """What lets an allowed web page read the answer (Fetch, "CORS protocol"); nothing for any other."""
         if not self.cors_origins:

@@ -18,7 +18,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from proxy.cycle import HIGH_WATER, ClientGone, Cycle, lines
+from proxy.cycle import CYCLE, HIGH_WATER, ClientGone, Cycle, lines
 from proxy.eager import EagerTask
 from proxy.framing import (
     BARE_LF,
@@ -222,6 +222,7 @@ class ProxyProtocol(HttpToolsProtocol):
         if head.length > 0:
             self.parser = httptools.HttpRequestParser(self)  # bytes that are only counted do not pass through it
         head.scope = self._scope(head)
+        head.is_eager = head.line.path.startswith(self.eager_path)
         return head
 
     def _parse_head(self, head: bytes) -> list[tuple[bytes, bytes]]:
@@ -257,14 +258,12 @@ class ProxyProtocol(HttpToolsProtocol):
 
     def _begin(self, head: Head, data: bytes, end: int, length: int) -> None:
         """`length`: of the body, which begins at `end`; or CHUNKED."""
-        stop = end + length
-        more_body = length < 0 or stop > len(data)
+        stop, size = end + length, len(data)
+        is_whole = 0 <= length <= size - end
         keep_alive = head.keep_alive and not self._closing
-        self.cycle = cycle = Cycle(self, head, keep_alive=keep_alive, more_body=more_body)
-        if not more_body:
-            if length:
-                cycle.add_body(data[end:stop])
-            if stop < len(data):
+        self.cycle = cycle = Cycle(self, head, data[end:stop] if is_whole else None, keep_alive=keep_alive)
+        if is_whole:
+            if stop < size:
                 self._keep(data[stop:])
             self._deadline = math.inf
             self._phase = ANSWER
@@ -273,15 +272,10 @@ class ProxyProtocol(HttpToolsProtocol):
             self._chunked = ChunkedEnd() if length < 0 else None
             self._body_left = length
             self._deadline = self.loop.time() + self.limits.body_idle_timeout
-            if end < len(data):
+            if end < size:
                 self._take_body(data, end)
-        self._run(cycle, head)
-
-    def _run(self, cycle: Cycle, head: Head) -> None:
-        scope = head.scope.copy()
-        scope["state"] = self.app_state.copy()
-        coroutine = cycle.run(self.app, scope)
-        if head.line.path.startswith(self.eager_path):
+        coroutine = cycle.run(self.app, head.scope | {"state": self.app_state.copy(), "extensions": {CYCLE: cycle}})
+        if head.is_eager:
             task = cycle.task = EagerTask(coroutine, self.loop)
             self.tasks.add(task)  # type: ignore[arg-type]
             task.go_on()

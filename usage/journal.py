@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from usage.records import RECORD_MAX, Attempt, Begin, End, Record, Refused, Resigned, encode
+from usage.records import RECORD_MAX, Attempt, Begin, BeginTemplate, End, Record, Refused, Resigned, encode
 
-__all__ = ["Attempt", "Begin", "End", "Journal", "JournalFull"]
+__all__ = ["Attempt", "Begin", "BeginTemplate", "End", "Journal", "JournalFull"]
 
 logger = logging.getLogger(__name__)
 
@@ -111,13 +111,16 @@ class Journal:
 
     def begin(self, begin: Begin) -> None:
         """Before anything that may be billed. Raises JournalFull or OSError: then the request must be refused."""
-        record = encode(begin)
+        self.write_begin(begin.id, encode(begin))
+
+    def write_begin(self, id: UUID, record: bytes) -> None:
+        """The same with the begin's record as it is written."""
         with self._lock:
             if not self.room():
                 self._wake.set()
                 raise JournalFull("the journal's disk has no space for another request")
             self._append(record)
-            self._open.add(begin.id.int)
+            self._open.add(id.int)
 
     def end(self, end: End) -> None:
         """Never raises JournalFull for an exchange that was begun; OSError only when the disk itself fails.

@@ -315,7 +315,7 @@ def cost(provider: str, model: str, tokens: Tokens | None, address: str = "") ->
 
     `address`: another one of the provider than the usual, that was asked.
     """
-    price = price_of(provider, model)
+    price = _present.of(provider, model)
     if price is None or (address and price.source == "book" and not _LISTED_AT.search(address)):
         return None
     return price.cost(tokens) if tokens is not None else price.unless_billed()

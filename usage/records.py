@@ -164,6 +164,20 @@ def _encode_end(end: End) -> bytes:
     return frame(payload)
 
 
+class BeginTemplate:
+    """The records of begins that differ in their ids alone."""
+
+    __slots__ = ("_after", "_before")
+
+    def __init__(self, begin: Begin) -> None:
+        begin.model = cut(begin.model, 100)
+        self._before, _, self._after = _encoder.encode(begin).partition(str(begin.id).encode())
+
+    def encode(self, id: bytes) -> bytes:
+        """`id` as text."""
+        return frame(b"".join((self._before, id, self._after)))
+
+
 def frame(payload: bytes) -> bytes:
     length = len(payload)
     if length > RECORD_MAX - HEAD:

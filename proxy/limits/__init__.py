@@ -8,7 +8,7 @@ so that one millisecond refills exactly n of them and no fraction is ever lost. 
 that was longer than its estimate); the debt refills like everything else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -87,12 +87,15 @@ class Admission:
 
 
 class Limiter(Protocol):
-    async def admit(self, ask: Ask) -> Admission:
-        """Take all of it or none. LimiterAway when the backend can't be asked."""
+    tells_epochs: bool  # whether it knows the current ones, at this moment
+
+    def admit(self, ask: Ask) -> Awaitable[Admission]:
+        """Take all of it or none. LimiterAway when the backend can't be asked. Whoever stops waiting for it settles."""
         ...
 
     def settle(self, ask: Ask, tokens: int) -> None:
-        """Replace the estimate of an admitted ask by what was used and free its slots. The second time does nothing."""
+        """Replace the estimate of an ask by what was used and free its slots, also of one that has yet to be answered.
+        The second time, and for one that was refused, it does nothing."""
         ...
 
     async def read_epochs(self, keys: Sequence[str]) -> tuple[str, ...]:

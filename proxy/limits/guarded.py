@@ -32,6 +32,7 @@ class GuardedLimiter:
 
     def __init__(self, redis: RedisLimiter, memory: MemoryLimiter) -> None:
         self.degraded = False
+        self.tells_epochs = True
         self.failures = 0
         self.switches = 0
         self.on_change: list[Callable[[bool], None]] = []
@@ -132,6 +133,7 @@ class GuardedLimiter:
         if degraded:
             self._memory.take_over(self._redis.seen)
         self.degraded = degraded
+        self.tells_epochs = not degraded
         self.switches += 1
         self._changed_at = time.monotonic()
         for callback in self.on_change:

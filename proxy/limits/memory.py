@@ -64,6 +64,8 @@ class _Account:
 class MemoryLimiter:
     """Enforces each limit divided by `share`, at least 1 of it: `share` workers go on without a common count."""
 
+    tells_epochs = False
+
     def __init__(
         self,
         share: int = 1,

@@ -14,7 +14,7 @@ holds of it (resume.lua), and the difference is given back.
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from hashlib import sha1
 from pathlib import Path
@@ -170,6 +170,8 @@ class RedisLimiter:
     `failures` counts what ended in LimiterAway.
     """
 
+    tells_epochs = True
+
     def __init__(
         self,
         url: str,
@@ -212,27 +214,23 @@ class RedisLimiter:
     def slot_seconds(self) -> float:
         return self._slot_ms / 1000
 
-    async def admit(self, ask: Ask) -> Admission:
-        """One round trip. Cancelled or unanswered, it is given back as soon as Redis can be told."""
+    def admit(self, ask: Ask) -> Awaitable[Admission]:
+        """One round trip. Unanswered, it is given back as soon as Redis can be told."""
         ask.owner = self
-        connection = self._connection or await self._ready()
+        connection = self._connection
+        if connection is None:
+            return self._admit_when_ready(ask)
         ask.prepared = command = self._command(ask)
         batch = command.batch or self._begin(connection, command)
         admission: Waiter[Admission] | asyncio.Future[Admission] = waiter(connection.loop)
         batch.asks.append(ask)
         batch.waiting.append(admission)
         connection.urge()
-        try:
-            return await admission
-        except asyncio.CancelledError:
-            self._give_up(ask)
-            raise
-        except LimiterAway:
-            self.failures += 1
-            raise
+        return admission
 
     def settle(self, ask: Ask, tokens: int) -> None:
         if self._held.pop(ask.request_id, None) is None:
+            self._give_up(ask)
             return
         if self._connection is None:
             self._ended.append((ask, tokens))
@@ -328,6 +326,7 @@ class RedisLimiter:
             connection.drop(reason)
 
     def lost(self, batch: _Batch, reason: str) -> None:
+        self.failures += len(batch.asks)
         if batch.command.holds:
             self._lost_batches.append(batch)
         for waiting in batch.waiting:
@@ -341,20 +340,18 @@ class RedisLimiter:
         return batch
 
     def _give_up(self, ask: Ask) -> None:
-        """Nobody waits for the answer any more: what it takes, or took, is given back."""
+        """If it has yet to be answered, nobody waits for that any more: what it takes is given back."""
         ask.given_up = True
-        batch: _Batch | None = ask.prepared.batch
+        batch: _Batch | None = ask.prepared.batch if ask.prepared is not None else None
         if batch is not None and ask in batch.asks:  # it has not left
             place = batch.asks.index(ask)
             del batch.asks[place], batch.waiting[place]
-        self.settle(ask, 0)
 
-    async def _ready(self) -> Connection:
-        if self._connection is None:
-            await self.connect()
+    async def _admit_when_ready(self, ask: Ask) -> Admission:
+        await self.connect()
         if self._connection is None:
             raise LimiterAway("connection lost")
-        return self._connection
+        return await self.admit(ask)
 
     async def _open(self) -> None:
         """What we hold is told first, so that nobody is refused for a slot that is free."""

@@ -73,7 +73,14 @@ async def plane(plane_settings, provider: Provider, proxy_key) -> AsyncIterator[
 @pytest.fixture
 async def address(plane: DataPlane) -> AsyncIterator[tuple[str, int]]:
     config = uvicorn.Config(
-        plane, port=0, http=ProxyProtocol, lifespan="off", log_config=None, ws="none", proxy_headers=False
+        plane,
+        port=0,
+        http=ProxyProtocol,
+        interface="asgi3",
+        lifespan="off",
+        log_config=None,
+        ws="none",
+        proxy_headers=False,
     )
     server = uvicorn.Server(config)
     config.load()

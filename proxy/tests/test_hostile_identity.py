@@ -55,12 +55,12 @@ AT_FIRST_USE = [
 OF_A_HEAD = [  # which is read once for all requests of a connection that have the same
     (keys.Proofs, "find"),
     (authentication, "presented_key"),
+    (authentication, "_proves"),
     (incoming, "address_of"),
 ]
 CHECKS = [
     *AT_FIRST_USE,
     (exchange, "recognise"),
-    (authentication, "_proves"),
     (authentication, "_refusal"),
     (policy.Policies, "known"),
     (policy.Policies, "load"),
@@ -73,7 +73,7 @@ CHECKS = [
     (exchange, "candidates"),
     (MemoryLimiter, "admit"),
     (Journal, "room"),
-    (Journal, "begin"),
+    (Journal, "write_begin"),
     (policy.Credential, "secret"),
 ]
 REDIS_CHECKS = [(RedisLimiter, "admit"), (RedisLimiter, "read_epochs")]
