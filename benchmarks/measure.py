@@ -43,11 +43,12 @@ QUICK = Plan(rounds=1, plain=2, stream=2, paced=2, lone=1.5, soak=20_000, leaver
 
 def measure(target: Target, plan: Plan) -> Figures:
     figures: Figures = {"memory_idle_mb": target.memory_mb()}
-    figures |= lone(target.endpoint, plan)  # which warms it up, too
-    load = Load(target, plan, slow=figures["p50_1_us"] > SLOW_US)
-    figures |= plain(load)
-    if streams(target.endpoint):
-        figures |= streamed(load) | paced(load)
+    with target.alone():
+        figures |= lone(target.endpoint, plan)  # which warms it up, too
+        load = Load(target, plan, slow=figures["p50_1_us"] > SLOW_US)
+        figures |= plain(load)
+        if streams(target.endpoint):
+            figures |= streamed(load) | burst(load) | paced(load)
     figures["memory_after_load_mb"] = target.memory_mb()
     return figures
 
@@ -108,28 +109,51 @@ def lone(endpoint: Endpoint, plan: Plan) -> Figures:
 
 
 def streamed(load: Load) -> Figures:
+    """As providers send: each chunk in a write of its own. Here one follows the other at once."""
     report, cpu = load.run(question.STREAM, load.plan.stream)
     return {
         "streams_per_second": report.rate,
-        "stream_cpu_us_per_chunk_at_once": cpu / max(1, report.requests) / CHUNKS * 1e6,
+        "stream_cpu_us_per_chunk_unpaced": cpu / max(1, report.requests) / CHUNKS * 1e6,
         "stream_core_busy": cpu / report.seconds,
         "stream_errors": report.errors,
     }
 
 
+def burst(load: Load) -> Figures:
+    """The same stream in one piece: a proxy that does not look into it handles one piece where others see 64 chunks."""
+    report, cpu = load.run(question.BURST, load.plan.stream)
+    return {
+        "bursts_per_second": report.rate,
+        "stream_cpu_us_per_chunk_at_once": cpu / max(1, report.requests) / CHUNKS * 1e6,
+        "burst_errors": report.errors,
+    }
+
+
 def paced(load: Load) -> Figures:
     """Chunks that come one by one: the CPU of each, the request's own share included, and how long it is under way."""
-    first, later = chunk_delays(load.target.endpoint, question.PACED, load.plan.lone)
+    first, _ = chunk_delays(load.target.endpoint, question.SHORT, load.plan.lone)
+    rare, later = chunk_delays(load.target.endpoint, question.PACED, load.plan.lone)
     report, cpu = load.run(question.PACED, load.plan.paced)
     return {
         "first_chunk_p50_us": percentile(first, 0.5),
         "first_chunk_p99_us": percentile(first, 0.99),
+        "first_chunk_rare_p50_us": percentile(rare, 0.5),  # one request in a seventh of a second
         "chunk_under_way_p50_us": percentile(later, 0.5),
         "chunk_under_way_p99_us": percentile(later, 0.99),
         "stream_cpu_us_per_chunk": cpu / max(1, report.requests) / CHUNKS * 1e6,
         "paced_core_busy": cpu / report.seconds,
         "paced_errors": report.errors,
     }
+
+
+def shipping(target: Aiproxy, plan: Plan) -> Figures:
+    """The same while the shipper works on the other core, on what was recorded before."""
+    report, cpu = Load(target, plan).run(question.PLAIN, plan.plain)
+    found = lone(target.endpoint, plan) | {
+        "requests_per_second": report.rate,
+        "cpu_us_per_request": cpu / max(1, report.requests) * 1e6,
+    }
+    return {f"shipping_{name}": value for name, value in found.items()}
 
 
 def starts(target: Aiproxy, plan: Plan, first: float) -> Figures:

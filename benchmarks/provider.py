@@ -2,14 +2,16 @@
 
     python -m benchmarks.provider PORT [--tls-port PORT --certificate FILE]
 
-Plain: 600 bytes of JSON. `"stream":true`: 64 chunks, usage and the end, in one write. The model PACED gets its chunks
-one by one, BENCH_PACE seconds apart (0.002 unless set), and each carries the moment at which it was sent.
+Plain: 600 bytes of JSON. `"stream":true`: 64 chunks, usage and the end, each in a write of its own, without a pause.
+The model BURST gets all of it in one write. PACED gets its chunks, or `"max_tokens"` of them, BENCH_PACE seconds apart
+(0.002 unless set), and each carries the moment at which it was sent.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import re
 import ssl
 import time
 from typing import cast
@@ -17,7 +19,7 @@ from typing import cast
 import uvloop
 
 CHUNKS = 64
-PACED = "gpt-4o"
+BURST, PACED = "gpt-4.1-mini", "gpt-4o"
 PACE = float(os.environ.get("BENCH_PACE") or "0.002")
 USAGE = {"prompt_tokens": 20, "completion_tokens": CHUNKS, "total_tokens": 20 + CHUNKS}
 OK = b"HTTP/1.1 200 OK\r\nx-request-id: req_1\r\n"
@@ -50,9 +52,11 @@ HEAD = OK + b"content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\
 STOP = event(choices=[{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}], usage=None)
 TAIL = event(choices=[], usage=USAGE) + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 PLAIN = plain()
-STREAM = b"".join([HEAD, *(word(f" word{n}") for n in range(CHUNKS)), STOP, TAIL])
+PIECES = [HEAD, *(word(f" word{n}") for n in range(CHUNKS)), STOP, TAIL]
+STREAM = b"".join(PIECES)
 BEFORE, AFTER = word("t" + "0" * MOMENT).split(b"0" * MOMENT)
-ASKS_PACED = (f'"model":"{PACED}"'.encode(), f'"model": "{PACED}"'.encode())
+MODEL = re.compile(rb'"model":\s*"([^"]*)"')
+LIMIT = re.compile(rb'"max_tokens":\s*(\d+)')
 
 
 class Peer(asyncio.Protocol):
@@ -61,6 +65,8 @@ class Peer(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.buffer = b""
+        is_secure = transport.get_extra_info("sslcontext") is not None
+        self.fd = -1 if is_secure else transport.get_extra_info("socket").fileno()
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
@@ -77,13 +83,32 @@ class Peer(asyncio.Protocol):
             self.answer(body)
 
     def answer(self, body: bytes) -> None:
+        asked = MODEL.search(body)
+        model = asked[1].decode() if asked else ""
         if b'"stream":true' not in body and b'"stream": true' not in body:
             self.transport.write(PLAIN)
-        elif ASKS_PACED[0] in body or ASKS_PACED[1] in body:
+        elif model == PACED:
+            limit = LIMIT.search(body)
             self.transport.write(HEAD)
-            self.play(CHUNKS)
-        else:
+            self.play(int(limit[1]) if limit else CHUNKS)
+        elif model == BURST or self.fd < 0:
             self.transport.write(STREAM)
+        else:
+            self.send(PIECES)
+
+    def send(self, pieces: list[bytes]) -> None:
+        """Past the transport, which would join what is written in one turn of its loop."""
+        for number, piece in enumerate(pieces):
+            try:
+                sent = os.write(self.fd, piece) if not self.transport.get_write_buffer_size() else 0
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.transport.abort()
+                return
+            if sent < len(piece):
+                self.transport.write(b"".join([piece[sent:], *pieces[number + 1 :]]))
+                return
 
     def play(self, left: int) -> None:
         if self.transport.is_closing():

@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks.provider import PACED as PACED_MODEL
+from benchmarks import provider
 
 
 def question(model: str, **fields: object) -> bytes:
@@ -12,4 +12,6 @@ def question(model: str, **fields: object) -> bytes:
 
 PLAIN = question("gpt-4o-mini")
 STREAM = question("gpt-4o-mini", stream=True)
-PACED = question(PACED_MODEL, stream=True)
+BURST = question(provider.BURST, stream=True)
+PACED = question(provider.PACED, stream=True)
+SHORT = question(provider.PACED, stream=True, max_tokens=2)

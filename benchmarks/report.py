@@ -22,7 +22,8 @@ COLUMNS: list[tuple[str, Callable[[Result, Result], str]]] = [
     ("added p50 / p99, 1 connection", lambda one, direct: added(one, direct, "p50_1_us", "p99_1_us")),
     ("added p50 / p99, 32 connections", lambda one, direct: added(one, direct, "p50_32_us", "p99_32_us")),
     ("streams/s", lambda one, _: number(one, "streams_per_second")),
-    ("CPU µs a chunk, at once / one by one", lambda one, _: chunk_cost(one)),
+    ("in one piece", lambda one, _: number(one, "bursts_per_second")),
+    ("CPU µs a chunk, paced / unpaced / in one piece", lambda one, _: chunk_cost(one)),
     ("first chunk later by (p50)", lambda one, direct: added(one, direct, "first_chunk_p50_us")),
     ("memory idle / after load", lambda one, _: memory(one)),
     ("start", lambda one, _: seconds(one)),
@@ -48,7 +49,8 @@ def added(one: Result, direct: Result, *names: str) -> str:
 def chunk_cost(one: Result) -> str:
     if not one.get("stream_cpu_us_per_chunk"):
         return NONE
-    return f"{one['stream_cpu_us_per_chunk_at_once']:.1f} / {one['stream_cpu_us_per_chunk']:.1f}"
+    kinds = ("", "_unpaced", "_at_once")
+    return " / ".join(f"{one[f'stream_cpu_us_per_chunk{kind}']:.1f}" for kind in kinds)
 
 
 def memory(one: Result) -> str:
@@ -133,6 +135,7 @@ def heading(machine: Result) -> str:
         f"{machine['date'][:16].replace('T', ' ')} UTC, {kind}, commit {machine['commit']}{changed}. {machine['cpu']},"
         f" {machine['cores']} cores, Linux {machine['kernel']}, Python {machine['python']}, load by"
         f" {machine['load_generator']}; load average before: {machine['load_average_before']}."
+        + (" The cores were kept awake." if machine.get("awake") else " The cores slept when idle.")
         + (f" **{machine['note']}**" if machine.get("note") else "")
     )
 
@@ -185,6 +188,18 @@ def notes(targets: dict[str, Result]) -> str:
         lines.append(
             f"- The shipper took {us['shipper_cpu_us_per_row']:.0f} µs of CPU a row, on the other core{late_text}."
         )
+        if less(us, targets.get("direct", {}), "first_chunk_rare_p50_us"):
+            rare = [milliseconds(targets[name]["first_chunk_rare_p50_us"]) for name in ("direct", "aiproxy")]
+            lines.append(
+                "- One request in a seventh of a second, and a processor with cold caches: its first chunk"
+                f" comes after {rare[0]} without a proxy, after {rare[1]} with this one."
+            )
+        if us.get("shipping_requests_per_second"):
+            latency = " / ".join(milliseconds(us[f"shipping_{name}_1_us"]) for name in ("p50", "p99"))
+            lines.append(
+                f"- While the shipper works on the other core: {us['shipping_requests_per_second']:,.0f} requests/s,"
+                f" {us['shipping_cpu_us_per_request']:.0f} µs of CPU each; p50 / p99 at 1 connection {latency} in all."
+            )
         if us.get("redis_given_up"):
             lines.append(f"- Redis was too late {us['redis_given_up']} times: for a moment limits were kept in memory.")
     for name, one in targets.items():

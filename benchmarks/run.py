@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks import measure, report, wrk
 from benchmarks.client import Endpoint
-from benchmarks.machine import CORES, LOAD, ROOT, facts, load_average, on_core
+from benchmarks.machine import CORES, LOAD, ROOT, awake, facts, load_average, on_core
 from benchmarks.measure import FULL, QUICK, Plan
 from benchmarks.processes import DidNotStart
 from benchmarks.service import Aiproxy, Backends, embedded, start_provider, with_everything
@@ -76,10 +76,11 @@ def thorough(plan: Plan) -> Callable[[Target, Result], None]:
         assert isinstance(target, Aiproxy)
         result["worker_idle_mb"] = result["memory_idle_mb"]
         rows, cpu = target.rows(), target.shipper_cpu_seconds()
+        result |= measure.shipping(target, plan)
         result |= measure.soak(target, plan, result["requests_per_second"])
         result |= measure.mixed(target, plan)
         result["answered"] = sum(target.metric(r"aiproxy_exchanges_total\{.*\}").values())
-        result["shipped_late_per_second"] = target.shipped(patience=60)
+        result["shipped_late_per_second"] = target.shipped(patience=180)
         result["rows"] = target.rows()
         result["shipper_cpu_us_per_row"] = (target.shipper_cpu_seconds() - cpu) / (result["rows"] - rows) * 1e6
         result["redis_given_up"] = target.log.read_text().count(" is away ")
@@ -98,7 +99,8 @@ def over_tls(target: Target, plan: Plan, direct: Endpoint) -> Result:
     try:
         target.start()
         result["direct"] = measure.lone(direct, plan)
-        result |= measure.lone(target.endpoint, plan) | measure.plain(measure.Load(target, plan))
+        with target.alone():
+            result |= measure.lone(target.endpoint, plan) | measure.plain(measure.Load(target, plan))
     finally:
         target.stop()
     print(f"    {report.brief(result)}", flush=True)
@@ -157,7 +159,7 @@ def main() -> None:
     directory = Path(tempfile.mkdtemp(prefix="aiproxy-bench-"))
     directory.chmod(0o711)
     try:
-        with on_core(LOAD):
+        with on_core(LOAD), awake() as machine["awake"]:
             results = everything(directory, QUICK if options.quick else FULL, set(options.only))
     except BaseException:
         traceback.print_exc()

@@ -10,13 +10,14 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
 from benchmarks.client import Endpoint
-from benchmarks.machine import LOAD, ROOT, TARGET, on_core
+from benchmarks.machine import LOAD, ROOT, TARGET, in_the_background, on_core
 from benchmarks.processes import OPENER, Running, resident_mb
 from benchmarks.targets import Target
 from tests.servers import Servers, free_port
@@ -33,7 +34,7 @@ class Backends(Servers):
         begun = len(self.started)
         self.database = os.environ.get("TEST_DATABASE_URL") or self.start_postgres()
         for server in self.started[begun:]:  # it serves the shipper: what clients wait for comes first
-            os.setpriority(os.PRIO_PROCESS, server.pid, 19)
+            in_the_background(server.pid)
 
 
 class Aiproxy(Target):
@@ -68,7 +69,7 @@ class Aiproxy(Target):
         ship = [sys.executable, str(ROOT / "manage.py"), "ship_usage"]
         self.shipper = Running(ship, self.directory / f"{self.name}-shipper.log", core=LOAD,
                                environment=self.service.environment)  # fmt: skip
-        os.setpriority(os.PRIO_PROCESS, self.shipper.process.pid, 19)
+        in_the_background(self.shipper.process.pid)
         return seconds
 
     def _owner(self) -> Person:
@@ -82,6 +83,16 @@ class Aiproxy(Target):
         super().stop()
         if self.shipper is not None:
             self.shipper.stop()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """The shipper pauses. The journal holds what is recorded meanwhile."""
+        assert self.shipper is not None
+        self.shipper.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.shipper.process.send_signal(signal.SIGCONT)
 
     def worker(self) -> int:
         assert self.running is not None

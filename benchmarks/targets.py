@@ -13,6 +13,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from benchmarks.client import Endpoint
@@ -48,6 +49,10 @@ class Target:
     def stop(self) -> None:
         if self.running is not None:
             self.running.stop()
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Within it, what is measured has no work done beside it that could as well be done elsewhere, or later."""
+        return nullcontext()
 
     def cpu_seconds(self) -> float:
         return self.running.cpu_seconds() if self.running else 0.0

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import load, question, report
 from benchmarks.chart import chart
-from benchmarks.client import Endpoint, Refused, chunk_delays, latencies
+from benchmarks.client import Endpoint, Refused, chunk_delays, exchange, latencies
 from benchmarks.provider import CHUNKS
 from tests.servers import free_port
 from tests.service import until
@@ -58,6 +58,13 @@ def test_it_asks_exactly_as_often_as_told(provider):
 def test_it_takes_whole_streams(provider):
     told = load.of_requests(provider, question.STREAM, 4, 20)
     assert (told.requests, told.errors) == (20, 0)
+
+
+@pytest.mark.parametrize("body", [question.STREAM, question.BURST])
+def test_it_is_sent_the_whole_of_a_stream(provider, body):
+    with provider.connect() as connection:
+        answers = [exchange(connection, provider.request(body)) for _ in range(2)]
+    assert {answer.count(b"data: ") for answer in answers} == {CHUNKS + 3}
 
 
 def test_it_sees_every_chunk_of_a_paced_stream(provider):
