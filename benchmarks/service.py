@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import psycopg
@@ -19,7 +20,7 @@ from psycopg import sql
 from benchmarks.client import Endpoint
 from benchmarks.machine import LOAD, ROOT, TARGET, in_the_background, on_core
 from benchmarks.processes import OPENER, Running, resident_mb
-from benchmarks.targets import Target
+from benchmarks.targets import CACHE, Target, install
 from tests.servers import Servers, free_port
 from tests.service import Person, Service
 
@@ -35,6 +36,17 @@ class Backends(Servers):
         self.database = os.environ.get("TEST_DATABASE_URL") or self.start_postgres()
         for server in self.started[begun:]:  # it serves the shipper: what clients wait for comes first
             in_the_background(server.pid)
+
+
+def production_python() -> Path:
+    """Of an environment like the peers', with what an installation has and no more: requirements/prod.txt."""
+    wanted = ROOT / "requirements" / "prod.txt"
+    home = CACHE / f"aiproxy-{sha256(wanted.read_bytes()).hexdigest()[:12]}"
+    python = home / "bin" / "python"
+    install([sys.executable, "-m", "venv", home], python, directory=CACHE)
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "-r", wanted]
+    install(pip, home / "bin" / "gunicorn", directory=home)
+    return python
 
 
 class Aiproxy(Target):
@@ -58,16 +70,15 @@ class Aiproxy(Target):
             with on_core(LOAD):
                 self.service.migrate()
                 self.service.set_plan(rpm=PLENTY, tpm=PLENTY, max_parallel=PLENTY)
-        command = [sys.executable, str(ROOT / "manage.py"), "serve", "--workers", "1", "--no-shipper"]
-        command += ["--port", str(self.port)]
+        manage = [str(production_python()), str(ROOT / "manage.py")]
+        command = [*manage, "serve", "--workers", "1", "--no-shipper", "--port", str(self.port)]
         self.running = Running(command, self.log, core=TARGET, environment=self.service.environment)
         seconds = self.running.wait_for(self.url("/health"))
         self.service.process = self.running.process
         if self.owner is None:
             self.owner = self._owner()
         self.endpoint = Endpoint(self.port, headers=(("authorization", f"Bearer {self.owner.key}"),))
-        ship = [sys.executable, str(ROOT / "manage.py"), "ship_usage"]
-        self.shipper = Running(ship, self.directory / f"{self.name}-shipper.log", core=LOAD,
+        self.shipper = Running([*manage, "ship_usage"], self.directory / f"{self.name}-shipper.log", core=LOAD,
                                environment=self.service.environment)  # fmt: skip
         in_the_background(self.shipper.process.pid)
         return seconds
