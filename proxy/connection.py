@@ -154,6 +154,10 @@ class Response:
                 finally:
                     self._taker = None
 
+    def whole(self) -> bytes | None:
+        """The body, if what is left of it is here; else None: `read()` it."""
+        return self._take() if self.complete and self._chunks else None
+
     def try_read(self) -> bytes | None:
         """What `read()` could return now without waiting: bytes, b"" at the end, None if nothing came or it failed."""
         if self._chunks:
@@ -510,7 +514,10 @@ class Connection(asyncio.BufferedProtocol):
         status: int = self._parser.get_status_code()
         version: str = self._parser.get_http_version()
         fields = dict(headers)
-        framed = _check_framing(status, version, headers, fields)
+        if status == 200 and version == "1.1" and len(fields) == len(headers) and b"transfer-encoding" not in fields:
+            framed = b"content-length" in fields
+        else:
+            framed = _check_framing(status, version, headers, fields)
         if status < 200:
             self._interim = True
             return

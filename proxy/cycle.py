@@ -77,25 +77,39 @@ class Cycle:
         self._news = body is not None  # of the body or the client, since `receive` was called
         self._pieces = [] if body is None else [body]
 
+    def run_eagerly(self, app: "ASGI3Application", scope: Any) -> None:
+        """Until the application waits for the first time; it ends later."""
+        protocol = self._protocol
+        try:
+            coroutine: Any = app(scope, self.receive, self.send)  # type: ignore[arg-type]
+        except Exception as error:
+            self._ended(error)
+            return
+        self.task = task = EagerTask(coroutine, protocol.loop, self._ended)
+        protocol.tasks.add(task)  # type: ignore[arg-type]
+        task.go_on()
+
     async def run(self, app: "ASGI3Application", scope: Any) -> None:
         try:
             await app(scope, self.receive, self.send)  # type: ignore[arg-type]
-        except ClientGone:
-            pass
-        except asyncio.CancelledError:
-            if not self.response_complete:  # else the connection may already serve the next request
-                self._fail()
-            raise
-        except Exception:
-            logger.exception("The application failed")
+        except BaseException as error:
+            self._ended(error)
+            if not isinstance(error, Exception):
+                raise
         else:
-            if not self.response_started and not self.disconnected:
-                logger.error("The application returned without an answer")
+            self._ended(None)
         finally:
-            self._protocol.tasks.discard(self.task)  # type: ignore[arg-type]
-            self._when_left = None
             scope.pop("extensions", None)  # it leads back here: what is no cycle needs no collector
-        if not self.response_complete:
+
+    def _ended(self, error: BaseException | None) -> None:
+        """The application has returned, or raised this."""
+        self._protocol.tasks.discard(self.task)  # type: ignore[arg-type]
+        self.task = self._when_left = None
+        if isinstance(error, Exception) and not isinstance(error, ClientGone):
+            logger.error("The application failed", exc_info=error)
+        elif error is None and not self.response_started and not self.disconnected:
+            logger.error("The application returned without an answer")
+        if not self.response_complete:  # else the connection may already serve the next request
             self._fail()
 
     def _fail(self) -> None:
@@ -152,7 +166,10 @@ class Cycle:
 
     def whole_body(self) -> bytes | None:
         """The body, if all of it is here; else None: `receive` it."""
-        return None if self.more_body or self.disconnected else self._take_body()
+        pieces = self._pieces
+        if self.more_body or self.disconnected:
+            return None
+        return pieces.pop() if len(pieces) == 1 else self._take_body()
 
     def _take_body(self) -> bytes:
         pieces = self._pieces
@@ -199,25 +216,45 @@ class Cycle:
     def begin(self, status: int, fields: bytes, length: int | None = None) -> None:
         """The answer's head: it goes out with what is written first. `fields` are `lines` that say nothing of the
         framing; `length` is the body's in bytes, if it is known."""
-        protocol, line = self._protocol, self.head.line
-        keep_alive = self.keep_alive and protocol.may_keep_alive()
-        self.continue_due = False
+        framing = b""
         self._left = length
-        self._bodyless = line.method == "HEAD" or status in (204, 304)
-        end = b"\r\n"
+        self._bodyless = self.head.line.method == "HEAD" or status in (204, 304)
         if length is not None:
-            end = b"content-length: %d\r\n\r\n" % length
+            framing = b"content-length: %d\r\n" % length
         elif not self._bodyless:
-            if line.version == "1.1":
+            if self.head.line.version == "1.1":
                 self._chunked = True
-                end = b"transfer-encoding: chunked\r\n\r\n"
+                framing = b"transfer-encoding: chunked\r\n"
             else:
-                keep_alive = False
-        if not keep_alive:
-            end = b"connection: close\r\n" + end
-        self.keep_alive = keep_alive
+                self.keep_alive = False
+        self._head = self._begun(status, fields, framing, b"")
+
+    def answer(self, status: int, fields: bytes, body: bytes) -> None:
+        """The whole answer at once. Raises ClientGone, RuntimeError."""
+        size = len(body)
+        if size > HIGH_WATER or self.head.line.method == "HEAD" or status in (204, 304):
+            self.begin(status, fields, size)
+            self.write(body, last=True)
+            return
+        if self.disconnected or self.transport.is_closing():
+            raise ClientGone("the client closed the connection")
+        self.transport.write(self._begun(status, fields, b"content-length: %d\r\n" % size, body))
+        self._completed()
+
+    def _begun(self, status: int, fields: bytes, framing: bytes, body: bytes) -> bytes:
+        protocol = self._protocol
+        if not (self.keep_alive and protocol.may_keep_alive()):
+            self.keep_alive = False
+            framing += b"connection: close\r\n"
+        self.continue_due = False
         self.response_started = True
-        self._head = b"".join((STATUS_LINE[status], protocol.default_fields(), fields, end))
+        return b"".join((STATUS_LINE[status], protocol.default_fields(), fields, framing, b"\r\n", body))
+
+    def _completed(self) -> None:
+        self.response_complete = True
+        if self._waiter is not None:
+            self.tell()
+        self._protocol.response_completed(self)
 
     def write(self, body: bytes, *, last: bool = False) -> None:
         """A piece of the answer's body. Raises ClientGone, RuntimeError."""
@@ -245,6 +282,4 @@ class Cycle:
         if last and self._left and not self._bodyless:
             raise RuntimeError("The answer is shorter than its Content-Length.")
         if last:
-            self.response_complete = True
-            self.tell()
-            self._protocol.response_completed()
+            self._completed()

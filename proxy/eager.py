@@ -9,41 +9,50 @@ Whoever completes a waiter runs the code that waits for it: let that be the last
 
 import asyncio
 from asyncio.tasks import _enter_task, _leave_task  # documented, for tasks that are not asyncio's
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
-_current_task = asyncio.current_task
+_running: dict[asyncio.AbstractEventLoop, "EagerTask"] = {}
 
 
 class EagerTask:
     """Stands in for an `asyncio.Task` wherever code asks for its own task."""
 
-    __slots__ = ("_awaited", "_cancel_due", "_cancelling", "_coroutine", "_is_running", "_loop")
+    __slots__ = ("_awaited", "_cancel_due", "_cancelling", "_coroutine", "_loop", "_on_end")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> None:
-        """What the coroutine raises, but for CancelledError, goes to the loop's exception handler."""
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, None],
+        loop: asyncio.AbstractEventLoop,
+        on_end: Callable[[BaseException | None], None] | None = None,
+    ) -> None:
+        """`on_end` is told what the coroutine has raised, None if nothing. Without it that goes to the loop's exception
+        handler, but for CancelledError."""
         self._coroutine: Coroutine[Any, Any, None] | None = coroutine
         self._loop = loop
+        self._on_end = on_end
         self._awaited: Any = None  # a Waiter or a future
-        self._is_running = False
         self._cancel_due = False
         self._cancelling = 0
 
     def go_on(self) -> None:
         """Runs until the next wait, or the end. The first call starts it."""
         coroutine, loop = self._coroutine, self._loop
-        if coroutine is None or self._is_running:
+        if coroutine is None:
             return
-        outer = None
+        outer = _running.get(loop)
+        asyncios = None
+        if outer is not None:  # its code has brought the news
+            _leave_task(loop, outer)  # type: ignore[arg-type]
         try:
             _enter_task(loop, self)  # type: ignore[arg-type]
-        except RuntimeError:  # another one is running: its code has brought the news
-            outer = _current_task(loop)
-            assert outer is not None
-            _leave_task(loop, outer)
+        except RuntimeError:  # or that of one of asyncio's
+            asyncios = asyncio.current_task(loop)
+            assert asyncios is not None
+            _leave_task(loop, asyncios)
             _enter_task(loop, self)  # type: ignore[arg-type]
-        self._is_running = True
+        _running[loop] = self
         self._awaited = None
         try:
             if self._cancel_due:
@@ -53,6 +62,8 @@ class EagerTask:
                 awaited = coroutine.send(None)
         except StopIteration:
             self._coroutine = None
+            if self._on_end is not None:
+                self._on_end(None)
         except BaseException as error:
             self._coroutine = None
             self._failed(error)
@@ -61,10 +72,14 @@ class EagerTask:
             if type(awaited) is not Waiter:
                 self._wait_for(awaited)
         finally:
-            self._is_running = False
             _leave_task(loop, self)  # type: ignore[arg-type]
             if outer is not None:
-                _enter_task(loop, outer)
+                _running[loop] = outer
+                _enter_task(loop, outer)  # type: ignore[arg-type]
+            else:
+                del _running[loop]
+                if asyncios is not None:
+                    _enter_task(loop, asyncios)
 
     def _wait_for(self, future: "asyncio.Future[Any] | None") -> None:
         """As an asyncio.Task does; None is yielded by `asyncio.sleep(0)`."""
@@ -81,9 +96,11 @@ class EagerTask:
             self.go_on()
 
     def _failed(self, error: BaseException) -> None:
+        if self._on_end is not None:
+            self._on_end(error)
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise error
-        if not isinstance(error, asyncio.CancelledError):
+        if self._on_end is None and not isinstance(error, asyncio.CancelledError):
             self._loop.call_exception_handler({"message": "An eager task failed", "exception": error})
 
     # What code asks of its own task.
@@ -149,5 +166,5 @@ class Waiter(Generic[T]):
 
 def waiter(loop: asyncio.AbstractEventLoop) -> "Waiter[Any] | asyncio.Future[Any]":
     """For the task that asks: what it may await, and somebody else completes."""
-    task: Any = _current_task(loop)
-    return Waiter(task) if type(task) is EagerTask else loop.create_future()
+    task = _running.get(loop)
+    return Waiter(task) if task is not None else loop.create_future()

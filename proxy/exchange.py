@@ -71,7 +71,6 @@ class Exchange:
 
     def __init__(self, runtime: Runtime, scope: Scope) -> None:
         self._runtime = runtime
-        self._scope = scope
         self._cycle = cycle = scope["extensions"][CYCLE]
         self._caller: Caller = cycle.head.notes or self._read_head(cycle)
         self._body = Body(runtime)
@@ -80,7 +79,7 @@ class Exchange:
         self._request_id = text_of(self.id)
 
     def _read_head(self, cycle: Cycle) -> Caller:
-        caller = cycle.head.notes = Caller(self._runtime, self._scope)
+        caller = cycle.head.notes = Caller(self._runtime, cycle.head.scope)
         return caller
 
     async def run(self) -> None:
@@ -229,19 +228,21 @@ class Exchange:
         self._is_event_stream = fields.get(b"content-type", b"").startswith(b"text/event-stream")
 
     async def _relay_plain(self, response: Response, wire: Wire, call: Call) -> None:
-        parts, size = [], 0
-        while data := await response.read():
-            self.first_byte_at = self.first_byte_at or time.monotonic()
-            parts.append(data)
-            if response.complete and not response.buffered:
-                break  # as most answers do: there is no more to wait for
-            size += len(data)
-            if size > HOLD and wire.answer is None:
-                await self._relay_as_it_comes(response, b"".join(parts), wire)
-                return
-            if size > HOLD_AT_MOST:
-                raise UpstreamBroken("The provider's answer is too long to be translated.")
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        body = response.whole()  # as most answers are, when their head is here
+        if body is not None:
+            self.first_byte_at = time.monotonic()
+        else:
+            parts, size = [], 0
+            while data := await response.read():
+                self.first_byte_at = self.first_byte_at or time.monotonic()
+                parts.append(data)
+                size += len(data)
+                if size > HOLD and wire.answer is None:
+                    await self._relay_as_it_comes(response, b"".join(parts), wire)
+                    return
+                if size > HOLD_AT_MOST:
+                    raise UpstreamBroken("The provider's answer is too long to be translated.")
+            body = b"".join(parts)
         if wire.answer is None:
             self.usage = wire.usage(body)
         else:
@@ -303,31 +304,30 @@ class Exchange:
 
     # --- how it ends ---------------------------------------------------------------------------------------------
 
-    def _start(self, status: int, fields: bytes = b"", length: int | None = None) -> None:
+    def _start(self, status: int, fields: bytes = b"") -> None:
         self.status = status
-        attempts, route = self.attempts, self.route
-        passed, caller = self._passed, self._caller
+        self._cycle.begin(status, self._with_fields(fields))
+
+    def _with_fields(self, fields: bytes) -> bytes:
+        """The lines of the answer's head: these, and what all answers say."""
+        attempts, route, passed, caller = self.attempts, self.route, self._passed, self._caller
         if attempts is not None and attempts.provider_request_id:
             passed = [*passed, (b"x-provider-request-id", attempts.provider_request_id)]
-        head = [
-            caller.id_fields.replace(b"*", self._request_id.encode()),
-            self._limits,
-            fields,
-            lines(passed),
-            caller.cors,
-        ]
+        ids = caller.id_fields.replace(b"*", self._request_id.encode())
+        served = cost = b""
         if route is not None and route.provider:
-            head.append(served_by(route, attempts.tried if attempts is not None else 0))
+            served = served_by(route, attempts.tried if attempts is not None else 0)
         if self._cost is not None and self.error is None:  # of a plain answer: it has ended before it begins
-            head.append(b"x-aiproxy-cost: %b\r\n" % f"{self._cost:.8f}".encode())
-        self._cycle.begin(status, b"".join(head), length)
+            cost = b"x-aiproxy-cost: %b\r\n" % f"{self._cost:.8f}".encode()
+        return b"".join((ids, self._limits, fields, lines(passed), caller.cors, served, cost))
 
     async def _send_whole(self, status: int, body: bytes, fields: bytes = b"") -> None:
         """A complete answer, after its record."""
         self.complete, self.status = True, status
         self._end()
-        self._start(status, fields, len(body))
-        await self._send_body(body, last=True)
+        if self._cycle.is_full:
+            await self._cycle.ready()
+        self._cycle.answer(status, self._with_fields(fields), body)
 
     async def _send_body(self, body: bytes, *, last: bool = False) -> None:
         if self._cycle.is_full:
@@ -348,8 +348,10 @@ class Exchange:
             self.status = error.status
             self._end()
             self._passed = [pair for pair in self._passed if pair[0] != b"content-type"]
-            self._start(error.status, b"".join((_JSON_FIELD, lines(error.headers()), error.extra_fields)), len(body))
-            await self._send_body(body, last=True)
+            fields = self._with_fields(b"".join((_JSON_FIELD, lines(error.headers()), error.extra_fields)))
+            if self._cycle.is_full:
+                await self._cycle.ready()
+            self._cycle.answer(error.status, fields, body)
         except ClientGone:
             self.cause = self.cause or "client_gone"
             raise
@@ -378,10 +380,11 @@ class Exchange:
         self._cost = record.cost_of(self, usage, source)
         if self._ask is not None:
             runtime.limiter.settle(self._ask, usage.total)
-        end = record.end_of(self, policy, usage, source, self._cost)
+        now = time.monotonic()
+        end = record.end_of(self, policy, usage, source, self._cost, now)
         if runtime.traces:
             end.traceparent = record.traceparent(self._caller.fields.pairs)
-        record.count(end, self.began, self.first_byte_at)
+        record.count(end, self.began, self.first_byte_at, now)
         try:
             if self.attempts is not None or runtime.journal.room():
                 runtime.journal.end(end)

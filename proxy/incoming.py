@@ -107,8 +107,11 @@ class Body:
         """The body, if all of it is here; else `read` it. Raises as that does."""
         body = cycle.whole_body()
         if body is not None:
-            size, runtime = len(body), self._runtime
-            self.hold(size)
+            runtime = self._runtime
+            self._size = size = len(body)
+            runtime.bodies = held = runtime.bodies + size
+            if held > runtime.max_bodies:
+                raise _too_many()
             if size > runtime.max_body:
                 raise self._too_large()
         return body
@@ -136,9 +139,7 @@ class Body:
         self._size += size
         self._runtime.bodies += size
         if self._runtime.bodies > self._runtime.max_bodies:
-            raise Unavailable(
-                "Too many large requests are under way. Try again.", code="overloaded", retry_after_ms=1000
-            )
+            raise _too_many()
 
     def release(self) -> None:
         self._runtime.bodies -= self._size
@@ -146,3 +147,7 @@ class Body:
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"The body is larger than {self._runtime.max_body} bytes.")
+
+
+def _too_many() -> Unavailable:
+    return Unavailable("Too many large requests are under way. Try again.", code="overloaded", retry_after_ms=1000)

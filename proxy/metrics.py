@@ -3,8 +3,9 @@
 A request adds to plain numbers; four times a second `flush` moves them into Prometheus, whose every step takes a lock.
 """
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import Counter as Tally
+from itertools import pairwise
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -26,20 +27,21 @@ class BulkHistogram(Histogram):
 class Series:
     """The observations of one histogram child since the last flush."""
 
-    __slots__ = ("_bounds", "_child", "_counts", "_total")
+    __slots__ = ("_bounds", "_child", "_values", "observe")
 
     def __init__(self, child: BulkHistogram, bounds: tuple[float, ...]) -> None:
         self._child, self._bounds = child, bounds
-        self._counts, self._total = [0] * (len(bounds) + 1), 0.0
-
-    def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._total += value
+        self._values: list[float] = []
+        self.observe = self._values.append  # sorted out later, all at once
 
     def flush(self) -> None:
-        if any(self._counts):
-            self._child.add(self._counts, self._total)
-            self._counts, self._total = [0] * len(self._counts), 0.0
+        values = self._values
+        if not values:
+            return
+        values.sort()
+        at_most = [0, *(bisect_right(values, bound) for bound in self._bounds), len(values)]
+        self._child.add([more - less for less, more in pairwise(at_most)], sum(values))
+        values.clear()
 
 
 _exchanges = Counter(

@@ -128,8 +128,12 @@ class Attempts:
         self._since = time.monotonic()
         alive = None
         try:
-            response = self._asked_at_once(line, credential, outgoing)
+            response = runtime.pool.ask_at_once(
+                line, self._headers(credential, outgoing), outgoing.body, runtime.timeouts
+            )
             if response is not None:
+                self.made += 1
+                self.may_be_billed = True
                 await response.arrive()
             else:
                 response = await self._connected(line, credential, outgoing)
@@ -233,14 +237,6 @@ class Attempts:
             said = {name for name, _ in outgoing.headers}
             headers += [pair for pair in provider.version_headers if pair[0] not in said]
         return headers
-
-    def _asked_at_once(self, line: Line, credential: Credential, outgoing: Outgoing) -> Response | None:
-        """None, and nothing is sent, if there is no connection at hand."""
-        headers = self._headers(credential, outgoing)
-        response = self._runtime.pool.ask_at_once(line, headers, outgoing.body, self._runtime.timeouts)
-        if response is not None:
-            self._sending()
-        return response
 
     async def _connected(self, line: Line, credential: Credential, outgoing: Outgoing) -> Response:
         """One request; a connection that was never made is tried again."""

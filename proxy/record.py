@@ -2,7 +2,6 @@
 them."""
 
 import re
-import time
 from decimal import Decimal
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -28,23 +27,27 @@ def begin_of(id: UUID, policy: Policy, endpoint: str, route: Route, *, stream: b
     return Begin(id, policy.user_id, policy.proxy_key_id, endpoint, route.model, route.provider, None, stream)
 
 
-def end_of(exchange: "Exchange", policy: Policy, usage: Usage, source: str, cost: Decimal | None) -> End:
-    """As the exchange stands now, which is how it ends. In the order of End's fields: to name them costs seven times as
-    much."""
-    attempts, route, call = exchange.attempts, exchange.route or _NO_ROUTE, exchange.call
-    error, began, now = exchange.error, exchange.began, time.monotonic()
-    result = outcome(complete=exchange.complete, cause=exchange.cause, error=error)
+def end_of(exchange: "Exchange", policy: Policy, usage: Usage, source: str, cost: Decimal | None, now: float) -> End:
+    """As the exchange stands `now`, which is how it ends. In the order of End's fields: to name them costs seven times
+    as much."""
+    attempts, route, call, endpoint = exchange.attempts, exchange.route or _NO_ROUTE, exchange.call, exchange.endpoint
+    error, began, first_byte = exchange.error, exchange.began, exchange.first_byte_at
+    result = "ok" if exchange.complete else outcome(exchange.cause, error)
     status = exchange.status or CLIENT_CLOSED_REQUEST
-    first_byte = exchange.first_byte_at
-    credential = attempts.credential if attempts is not None else None
+    api_key_id, provider_request_id, several = None, "", None
+    if attempts is not None:
+        if attempts.credential is not None:
+            api_key_id = attempts.credential.api_key_id
+        provider_request_id = attempts.provider_request_id.decode("latin-1")
+        several = attempts.several(result, status)
     return End(
         exchange.id,
         policy.user_id,
         policy.proxy_key_id,
-        exchange.endpoint.name if exchange.endpoint is not None else "",
+        endpoint.name if endpoint is not None else "",
         route.model,
         route.provider,
-        credential.api_key_id if credential is not None else None,
+        api_key_id,
         call is not None and call.stream,
         result,
         status,
@@ -59,16 +62,14 @@ def end_of(exchange: "Exchange", policy: Policy, usage: Usage, source: str, cost
         int((now - began) * 1000),
         int((first_byte - began) * 1000) if first_byte else None,
         round(exchange.overhead * 1000, 3) if exchange.overhead else None,
-        attempts.provider_request_id.decode("latin-1") if attempts is not None else "",
+        provider_request_id,
         "",
-        attempts.several(result, status) if attempts is not None else None,
+        several,
     )
 
 
-def outcome(*, complete: bool, cause: str, error: ProxyError | None) -> str:
-    """One of usage.models.Outcome; `cause` is why the exchange was stopped from outside."""
-    if complete:
-        return "ok"
+def outcome(cause: str, error: ProxyError | None) -> str:
+    """One of usage.models.Outcome, of what has not come to its end; `cause` is why it was stopped from outside."""
     if cause in {"client_gone", "drained"}:
         return cause
     if isinstance(error, UpstreamTimeout):
@@ -110,12 +111,12 @@ def cost_of(exchange: "Exchange", usage: Usage, source: str) -> Decimal | None:
     return pricing.cost(found.provider, found.model, usage if is_known else None, address)
 
 
-def count(end: End, began: float, first_byte_at: float) -> None:
+def count(end: End, began: float, first_byte_at: float, now: float) -> None:
     """Adds an ended exchange to the metrics; times in monotonic seconds, 0: it did not come to that."""
     served = metrics.served(end.endpoint, end.provider)
     served.ended[end.outcome, end.status_code] += 1
     if end.provider:
-        served.seconds.observe(time.monotonic() - began)
+        served.seconds.observe(now - began)
         if first_byte_at:
             served.first_byte.observe(first_byte_at - began)
         served.tokens_input += end.tokens_input

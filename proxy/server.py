@@ -19,7 +19,6 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from proxy.cycle import CYCLE, HIGH_WATER, ClientGone, Cycle, lines
-from proxy.eager import EagerTask
 from proxy.framing import (
     BARE_LF,
     HEAD_END,
@@ -274,13 +273,11 @@ class ProxyProtocol(HttpToolsProtocol):
             self._deadline = self.loop.time() + self.limits.body_idle_timeout
             if end < size:
                 self._take_body(data, end)
-        coroutine = cycle.run(self.app, head.scope | {"state": self.app_state.copy(), "extensions": {CYCLE: cycle}})
+        scope = head.scope | {"state": self.app_state.copy(), "extensions": {CYCLE: cycle}}
         if head.is_eager:
-            task = cycle.task = EagerTask(coroutine, self.loop)
-            self.tasks.add(task)  # type: ignore[arg-type]
-            task.go_on()
+            cycle.run_eagerly(self.app, scope)
         else:
-            cycle.task = self.loop.create_task(coroutine)
+            cycle.task = self.loop.create_task(cycle.run(self.app, scope))
             self.tasks.add(cycle.task)
 
     # --- The body ------------------------------------------------------------------------------------
@@ -373,11 +370,11 @@ class ProxyProtocol(HttpToolsProtocol):
             ProxyProtocol._defaults = defaults, lines(defaults)
         return self._defaults[1]
 
-    def response_completed(self) -> None:
+    def response_completed(self, cycle: Cycle) -> None:
         self.server_state.total_requests += 1
-        if self.transport.is_closing() or self.cycle is None:
+        if self.transport.is_closing():
             return
-        if not self.cycle.keep_alive or self._closing:
+        if not cycle.keep_alive or self._closing:
             self._finish()
         elif self._phase == BODY:
             self.flow.resume_reading()

@@ -175,7 +175,7 @@ class Pool:
         peer = self._peers.get(line.origin)
         if peer is None or not peer.idle or peer.waiters or type(body) is not bytes or len(body) > ONE_WRITE_BYTES:
             return None
-        first, _ = _encode(line, headers, body)
+        first = _whole(line, _fields(headers), body)
         connection = self._take_idle(peer)
         return None if connection is None else connection.send(first, timeouts, head_only=line.head_only)
 
@@ -466,11 +466,17 @@ def _encode(
         return line.start + fields + framing, body
     parts = (body,) if isinstance(body, bytes) else tuple(body)
     size = sum(map(len, parts))
-    framing = b"content-length: %d\r\n\r\n" % size if size or line.has_body else b"\r\n"
     if size <= ONE_WRITE_BYTES:
-        return b"".join((line.start, fields, framing, *parts)), None
+        return _whole(line, fields, b"".join(parts)), None
     slices = [memoryview(part)[i : i + SLICE_BYTES] for part in parts for i in range(0, len(part), SLICE_BYTES)]
-    return line.start + fields + framing, slices
+    return b"%b%bcontent-length: %d\r\n\r\n" % (line.start, fields, size), slices
+
+
+def _whole(line: Line, fields: bytes, body: bytes) -> bytes:
+    size = len(body)
+    if size or line.has_body:
+        return b"%b%bcontent-length: %d\r\n\r\n%b" % (line.start, fields, size, body)
+    return line.start + fields + b"\r\n"
 
 
 def _fields(headers: Sequence[tuple[bytes, bytes]]) -> bytes:

@@ -172,9 +172,10 @@ class Price(msgspec.Struct, frozen=True):
         if steps is None:
             return None
         rates = steps[0]
-        for step in steps[1:]:
-            if tokens.input > step.above:
-                rates = step
+        if len(steps) > 1:
+            for step in steps:
+                if tokens.input > step.above:
+                    rates = step
         pico = rates.pico(tokens)
         if pico is None or not 0 <= pico < COST_LIMIT * _PICO:
             return None

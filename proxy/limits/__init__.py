@@ -9,8 +9,10 @@ that was longer than its estimate); the debt refills like everything else.
 """
 
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
+
+import msgspec
 
 Verdict = Literal["ok", "stale", "limited", "too_large"]
 Kind = Literal["requests", "tokens", "parallel", ""]
@@ -44,8 +46,7 @@ class Limit:
         return self.tpm is not None or self.max_parallel is not None
 
 
-@dataclass(slots=True)
-class Ask:
+class Ask(msgspec.Struct, gc=False, eq=False):
     """One request that wants in.
 
     `tokens` is the estimate. `epochs` are the values that the caller's policy was loaded under, in the order of
@@ -59,14 +60,13 @@ class Ask:
     epoch_keys: tuple[str, ...] = ()
     epochs: tuple[str, ...] | None = None
     # Who admitted it: a settle goes to the same place, also when the other one has taken over meanwhile.
-    owner: "Limiter | None" = field(default=None, repr=False, compare=False)
+    owner: "Limiter | None" = None
     # Its owner's: what is kept ready for it, and whether nobody waits for the answer any more.
-    prepared: Any = field(default=None, repr=False, compare=False)
-    given_up: bool = field(default=False, repr=False, compare=False)
+    prepared: Any = None
+    given_up: bool = False
 
 
-@dataclass(slots=True)
-class Admission:
+class Admission(msgspec.Struct, gc=False):
     """The answer. Everything was taken ("ok") or nothing was.
 
     `limit_*`, `remaining_*` and `reset_*_ms` describe the tightest bucket of each kind (None: unlimited); a reset is

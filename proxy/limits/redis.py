@@ -449,18 +449,21 @@ class RedisLimiter:
         return _Command(ask, _open_ended(arguments))
 
     def _admission(self, ask: Ask, reply: bytes, at: int, epochs: tuple[str, ...]) -> Admission:
-        verdict, kind, place, wait, *tightest = _ANSWER.unpack_from(reply, at)
-        # A limit of -1: there is none, and its two other numbers say nothing.
-        requests = tightest[:3] if tightest[0] >= 0 else _NONE
-        tokens = tightest[3:] if tightest[3] >= 0 else _NONE
-        if verdict != _OK:
+        answer = _ANSWER.unpack_from(reply, at)
+        tightest = answer[4:]
+        if tightest[0] < 0 or tightest[3] < 0:
+            # A limit of -1: there is none, and its two other numbers say nothing.
+            requests = tightest[:3] if tightest[0] >= 0 else _NONE
+            tightest = (*requests, *(tightest[3:] if tightest[3] >= 0 else _NONE))
+        if answer[0] != _OK:
+            verdict, kind, place, wait = answer[:4]
             scope = ask.limits[place - 1].scope
-            return Admission(_VERDICTS[verdict], epochs, _KINDS[kind], scope, wait, *requests, *tokens)
+            return Admission(_VERDICTS[verdict], epochs, _KINDS[kind], scope, wait, *tightest)
         if ask.prepared.holds:
             self._held[ask.request_id] = ask
             if ask.given_up:
                 self.settle(ask, 0)
-        return Admission("ok", epochs, "", "", 0, *requests, *tokens)
+        return Admission("ok", epochs, "", "", 0, *tightest)
 
     def _remember(self, limits: tuple[Limit, ...], reply: bytes, place: int) -> None:
         at = time.monotonic_ns() // 1_000_000

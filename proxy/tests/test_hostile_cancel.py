@@ -128,10 +128,11 @@ async def test_it_ends_clean_when_its_task_is_cancelled_twice(plane, address, ke
         writer = await begin(address, key)
         await asyncio.wait_for(provider.arrived.wait(), 5)
         (exchange,) = plane.runtime.exchanges
-        exchange._cycle.task.cancel()
+        task = exchange._cycle.task
+        task.cancel()
         for _ in range(turns % 4):
             await asyncio.sleep(0)
-        exchange._cycle.task.cancel()
+        task.cancel()
         await until(lambda: is_clean(plane))
         writer.transport.abort()
     assert len(await rows()) == 50

@@ -28,6 +28,9 @@ class Call(msgspec.Struct):
     body: bytes = b""  # as the client sent it, where the answer repeats some of it
 
 
+_MANY = 1 << 31
+
+
 class Usage(msgspec.Struct, frozen=True):
     """Tokens as the provider counts them.
 
@@ -51,8 +54,7 @@ class Usage(msgspec.Struct, frozen=True):
 
     def is_count(self) -> bool:
         """Whether these can be numbers of tokens: a provider may claim anything."""
-        counts = (self.input, self.output, self.total)
-        return min(counts) >= 0 and max(counts) < 1 << 31
+        return 0 <= self.input < _MANY and 0 <= self.output < _MANY and 0 <= self.total < _MANY
 
 
 class Decoder(Protocol):

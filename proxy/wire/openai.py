@@ -48,9 +48,9 @@ class _Usage(msgspec.Struct):
             cached=cached,
             reasoning=of_output.reasoning_tokens or 0,
             cache_write=of_input.cache_write_tokens or 0,
-            audio_input=min(of_input.audio_tokens or 0, uncached),
+            audio_input=min(of_input.audio_tokens, uncached) if of_input.audio_tokens else 0,
             audio_output=of_output.audio_tokens or 0,
-            image_input=min(of_input.image_tokens or 0, uncached),
+            image_input=min(of_input.image_tokens, uncached) if of_input.image_tokens else 0,
             service_tier=tier_of(service_tier),
         )
 
