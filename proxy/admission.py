@@ -93,8 +93,8 @@ _BOTH = _REQUESTS + _TOKENS
 
 def limit_fields(admission: Admission) -> bytes:
     """As OpenAI's (https://platform.openai.com/docs/guides/rate-limits): a reset is the time until it is full."""
-    requests = (admission.limit_requests, admission.remaining_requests or 0, admission.reset_requests_ms or 0)
-    tokens = (admission.limit_tokens, admission.remaining_tokens or 0, admission.reset_tokens_ms or 0)
+    requests = (admission.limit_requests, admission.remaining_requests, admission.reset_requests_ms)
+    tokens = (admission.limit_tokens, admission.remaining_tokens, admission.reset_tokens_ms)
     if requests[0] is None:
         return b"" if tokens[0] is None else _TOKENS % tokens
-    return _REQUESTS % requests if tokens[0] is None else _BOTH % (*requests, *tokens)
+    return _REQUESTS % requests if tokens[0] is None else _BOTH % (requests + tokens)

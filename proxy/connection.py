@@ -197,7 +197,7 @@ class Connection(asyncio.BufferedProtocol):
         self._buffer = buffer
         self.name = name
         self.state = IDLE
-        self.idle_since = 0.0
+        self.idle_until = 0.0  # as the loop tells the time; its holder's
         self.reading_paused = False
         self.on_free: Callable[[Connection], None] | None = None
         self.on_lost: Callable[[Connection], None] | None = None
@@ -291,9 +291,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def _complete(self) -> None:
         response = self._response
-        assert response is not None
-        response.complete = True
-        self._response = response._connection = None
+        response.complete = True  # type: ignore[union-attr]
+        self._response = response._connection = None  # type: ignore[union-attr]
         # Unread request bytes would be taken for the next tenant's: only a connection clean on both sides is kept.
         dirty = self._uploading or self._eof or self.reading_paused or self._transport.get_write_buffer_size()
         if dirty or not self._keep_alive:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
-_running: dict[asyncio.AbstractEventLoop, "EagerTask"] = {}
+_current_task = asyncio.current_task
 
 
 class EagerTask:
@@ -41,18 +41,14 @@ class EagerTask:
         coroutine, loop = self._coroutine, self._loop
         if coroutine is None:
             return
-        outer = _running.get(loop)
-        asyncios = None
-        if outer is not None:  # its code has brought the news
-            _leave_task(loop, outer)  # type: ignore[arg-type]
+        outer = None
         try:
             _enter_task(loop, self)  # type: ignore[arg-type]
-        except RuntimeError:  # or that of one of asyncio's
-            asyncios = asyncio.current_task(loop)
-            assert asyncios is not None
-            _leave_task(loop, asyncios)
+        except RuntimeError:  # another one is running: its code has brought the news
+            outer = _current_task(loop)
+            assert outer is not None
+            _leave_task(loop, outer)
             _enter_task(loop, self)  # type: ignore[arg-type]
-        _running[loop] = self
         self._awaited = None
         try:
             if self._cancel_due:
@@ -74,12 +70,7 @@ class EagerTask:
         finally:
             _leave_task(loop, self)  # type: ignore[arg-type]
             if outer is not None:
-                _running[loop] = outer
-                _enter_task(loop, outer)  # type: ignore[arg-type]
-            else:
-                del _running[loop]
-                if asyncios is not None:
-                    _enter_task(loop, asyncios)
+                _enter_task(loop, outer)
 
     def _wait_for(self, future: "asyncio.Future[Any] | None") -> None:
         """As an asyncio.Task does; None is yielded by `asyncio.sleep(0)`."""
@@ -166,5 +157,5 @@ class Waiter(Generic[T]):
 
 def waiter(loop: asyncio.AbstractEventLoop) -> "Waiter[Any] | asyncio.Future[Any]":
     """For the task that asks: what it may await, and somebody else completes."""
-    task = _running.get(loop)
-    return Waiter(task) if task is not None else loop.create_future()
+    task: Any = _current_task(loop)
+    return Waiter(task) if type(task) is EagerTask else loop.create_future()

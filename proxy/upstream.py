@@ -209,7 +209,7 @@ class Pool:
         idle = peer.idle
         while idle:
             connection = idle.pop()
-            if connection.reusable() and connection.loop.time() - connection.idle_since <= self._idle_timeout:
+            if connection.idle_until >= connection.loop.time() and connection.reusable():
                 return connection
             connection.abort()
         return None
@@ -284,7 +284,7 @@ class Pool:
         if self._closed or len(peer.idle) >= self._max_idle:
             connection.abort()
             return
-        connection.idle_since = connection.loop.time()
+        connection.idle_until = connection.loop.time() + self._idle_timeout
         peer.idle.append(connection)
         if peer.waiters:
             self._wake_next(peer)
@@ -302,10 +302,10 @@ class Pool:
     def _sweep(self) -> None:
         """Closes what has been idle too long; one timer for all of them, while there are any."""
         self._sweep_timer = None
-        oldest = self._now() - self._idle_timeout
+        now = self._now()
         for peer in self._peers.values():
-            stale = [c for c in peer.idle if c.idle_since <= oldest]
-            peer.idle = [c for c in peer.idle if c.idle_since > oldest]
+            stale = [c for c in peer.idle if c.idle_until <= now]
+            peer.idle = [c for c in peer.idle if c.idle_until > now]
             for connection in stale:
                 connection.abort()
         if self.idle_connections:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from usage.records import RECORD_MAX, Attempt, Begin, BeginTemplate, End, Record, Refused, Resigned, encode
+from usage.records import RECORD_MAX, Attempt, Begin, BeginTemplate, End, Record, Refused, Resigned, encode, encode_end
 
 __all__ = ["Attempt", "Begin", "BeginTemplate", "End", "Journal", "JournalFull"]
 
@@ -127,7 +127,7 @@ class Journal:
 
         One that ends without having begun (refused by us) takes no space that is reserved for others.
         """
-        record = encode(end)
+        record = encode_end(end)
         id = end.id.int
         with self._lock:
             if id in self._open:

@@ -128,11 +128,13 @@ class _Rates(msgspec.Struct, frozen=True, gc=False):
 
     def pico(self, tokens: Tokens) -> int | None:
         cached, written = tokens.cached, tokens.cache_write
-        sum = max(0, tokens.input - cached - written) * self.input
-        sum += tokens.output * (self.reasoned if tokens.reasoning else self.output)
+        sum = tokens.output * (self.reasoned if tokens.reasoning else self.output)
         if cached or written:
+            sum += max(0, tokens.input - cached - written) * self.input
             sum += cached * self.cache_read + written * self.cache_write
             sum += tokens.cache_write_1h * (self.cache_write_1h - self.cache_write)
+        else:
+            sum += tokens.input * self.input
         # What is no text was counted as text above: here the difference.
         if tokens.image_input or tokens.image_output:
             sum += tokens.image_input * (self.image_input - self.input)

@@ -133,7 +133,7 @@ async def test_it_does_not_reuse_what_the_sweep_has_yet_to_close(pool):
     async with serving(answering(OK)) as peer:
         await ask(pool, peer.origin)
         (entry,) = pool._peers.values()
-        entry.idle[0].idle_since -= 31
+        entry.idle[0].idle_until -= 31
         await ask(pool, peer.origin)
         assert peer.connections == 2
 

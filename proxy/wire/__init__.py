@@ -28,9 +28,6 @@ class Call(msgspec.Struct):
     body: bytes = b""  # as the client sent it, where the answer repeats some of it
 
 
-_MANY = 1 << 31
-
-
 class Usage(msgspec.Struct, frozen=True):
     """Tokens as the provider counts them.
 
@@ -54,7 +51,7 @@ class Usage(msgspec.Struct, frozen=True):
 
     def is_count(self) -> bool:
         """Whether these can be numbers of tokens: a provider may claim anything."""
-        return 0 <= self.input < _MANY and 0 <= self.output < _MANY and 0 <= self.total < _MANY
+        return not (self.input | self.output | self.total) >> 31  # none is negative, none of more than 31 bits
 
 
 class Decoder(Protocol):
