@@ -30,7 +30,7 @@ from usage.telemetry import Tell
 
 logger = logging.getLogger(__name__)
 
-BATCH = 500
+BATCH = 1000
 INTERVAL = 0.2  # seconds between the starts of two passes
 _DAY = 24 * 3600.0
 _MAIL_PATIENCE = 5.0  # seconds for a mail that is being sent as we end

@@ -13,7 +13,7 @@ from accounts.ids import uuid7
 from accounts.models import User
 from usage import delivery
 from usage.models import Outcome, ProxyRequest, UsageHour
-from usage.records import encode
+from usage.records import Attempt, encode
 from usage.shipper import Shipper, ShipperBusy
 from usage.tests.conftest import PROXY_KEY, USER, a_begin, an_end, exchange, rows, seal, sums_match_rows
 
@@ -36,6 +36,17 @@ def test_it_ships_an_ended_exchange_as_one_row(journal, directory):
     assert sums_match_rows()
 
 
+def test_it_stores_texts_as_they_are(journal, directory):
+    odd = """NULL, {"a": 'b'} \\" \\\\ %s é 例 {},"""
+    User.objects.create(pk=USER, email="owner@example.com", plan_id="free")
+    tries = [Attempt("openai", odd, None, "ok", 200, 1), Attempt("openai", "NULL", None, "", 200, 1)]
+    id = exchange(journal, model=odd, error_message=odd, provider_request_id="null", attempts=tries)
+    Shipper(directory).run_once()
+    row = rows()[id]
+    assert (row.model, row.error_message, row.provider_request_id) == (odd, odd, "null")
+    assert [tried["model"] for tried in row.attempts] == [odd, "NULL"]
+
+
 def test_it_leaves_open_exchanges_alone(journal, directory):
     journal.begin(a_begin())
 
@@ -56,7 +67,7 @@ def test_it_folds_an_end_into_a_begin_of_an_earlier_segment(journal, directory):
     shipper = Shipper(directory)
     long = uuid7()
     journal.begin(a_begin(long))
-    short = [exchange(journal) for _ in range(900)]
+    short = [exchange(journal) for _ in range(1_100)]
     shipper.run_once()
     journal.end(an_end(long))
     shipper.run_once()
