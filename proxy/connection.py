@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import select
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,32 +66,19 @@ class Stream:
 class Response:
     """An answer whose head is complete. Field names are lower case, in the order received; trailers are dropped."""
 
-    __slots__ = (
-        "_chunks",
-        "_connection",
-        "_taker",
-        "buffered",
-        "complete",
-        "error",
-        "fields",
-        "headers",
-        "http_version",
-        "status",
-        "timeouts",
-    )
+    # What an answer may bring stands on the class until it does: to make one of these is cheap.
+    status = 0
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    fields: Mapping[bytes, bytes] = {}  # the same by name, with the last value of what stands several times
+    complete = False  # the last body byte has arrived (it may still be buffered)
+    buffered = 0  # body bytes held for the reader
+    error: UpstreamError | None = None
+    _taker: Callable[[bytes], bool] | None = None
 
     def __init__(self, connection: Connection, timeouts: Timeouts) -> None:
-        self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.fields: dict[bytes, bytes] = {}  # the same by name, with the last value of what stands several times
-        self.http_version = ""
-        self.complete = False  # the last body byte has arrived (it may still be buffered)
-        self.buffered = 0  # body bytes held for the reader
-        self.error: UpstreamError | None = None
-        self._chunks: list[bytes] = []
-        self._connection: Connection | None = connection
         self.timeouts = timeouts
-        self._taker: Callable[[bytes], bool] | None = None
+        self._connection: Connection | None = connection
+        self._chunks: list[bytes] = []
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a field, by its lower-case name."""
@@ -155,8 +142,11 @@ class Response:
                     self._taker = None
 
     def whole(self) -> bytes | None:
-        """The body, if what is left of it is here; else None: `read()` it."""
-        return self._take() if self.complete and self._chunks else None
+        """The body, if all of it is here and none was read; else None: `read()` it."""
+        chunks = self._chunks
+        if not self.complete or not chunks:
+            return None
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def try_read(self) -> bytes | None:
         """What `read()` could return now without waiting: bytes, b"" at the end, None if nothing came or it failed."""
@@ -523,7 +513,6 @@ class Connection(asyncio.BufferedProtocol):
         response = self._response
         assert response is not None
         response.status = status
-        response.http_version = version
         response.headers, response.fields = headers, fields
         self._until_eof = not framed
         self._keep_alive = False

@@ -123,6 +123,8 @@ class Exchange:
 
     async def _serve(self) -> None:
         runtime, caller, cycle = self._runtime, self._caller, self._cycle
+        if cycle.is_full:  # it has not taken the answer before this one
+            await cycle.ready()
         if caller.is_suspect:
             check_head(runtime, caller.fields)
         policy = self._policy = recognise(runtime, caller) or await authenticate(runtime, caller)
@@ -154,7 +156,7 @@ class Exchange:
         lanes = candidates(policy, self.call, endpoint)
         self.route = lanes[0].route
         if endpoint.local is not None and isinstance(body, bytes) and lanes[0].wire is None:
-            await self._send_whole(200, endpoint.local(body), _JSON_FIELD)
+            self._send_whole(200, endpoint.local(body), _JSON_FIELD)
         else:
             await self._forward(endpoint, self.call, policy, lanes)
 
@@ -171,7 +173,7 @@ class Exchange:
         else:
             self.route = Route("", "")
             shown = model_list.page(found, anthropic=anthropic)
-        await self._send_whole(200, shown, _JSON_FIELD + lines(found.headers()))
+        self._send_whole(200, shown, _JSON_FIELD + lines(found.headers()))
 
     # --- to the provider and back --------------------------------------------------------------------------------
 
@@ -247,7 +249,7 @@ class Exchange:
             self.usage = wire.usage(body)
         else:
             body, self.usage = wire.answer(body, call)
-        await self._send_whole(response.status, body)
+        self._send_whole(response.status, body)
 
     async def _relay_as_it_comes(self, response: Response, data: bytes, wire: Wire) -> None:
         """Sound, or too large to hold: only its last piece waits for the record. Its usage stands at its end."""
@@ -321,12 +323,10 @@ class Exchange:
             cost = b"x-aiproxy-cost: %b\r\n" % f"{self._cost:.8f}".encode()
         return b"".join((ids, self._limits, fields, lines(passed), caller.cors, served, cost))
 
-    async def _send_whole(self, status: int, body: bytes, fields: bytes = b"") -> None:
+    def _send_whole(self, status: int, body: bytes, fields: bytes = b"") -> None:
         """A complete answer, after its record."""
         self.complete, self.status = True, status
         self._end()
-        if self._cycle.is_full:
-            await self._cycle.ready()
         self._cycle.answer(status, self._with_fields(fields), body)
 
     async def _send_body(self, body: bytes, *, last: bool = False) -> None:

@@ -22,6 +22,7 @@ BOOK = Path(__file__).with_name("prices.json")
 COST_LIMIT = 10_000
 _PICO = 10**12
 _STEP = 10**4  # pico-dollars in the last decimal of a cost
+_HALF = _STEP // 2
 # Where the book's prices hold, of a provider with several addresses: Alibaba's are those of Singapore.
 _LISTED_AT = re.compile(r"//dashscope-intl\.|\.ap-southeast-1\.")
 # Model names come from clients: no more than this many are remembered.
@@ -181,7 +182,7 @@ class Price(msgspec.Struct, frozen=True):
         pico = rates.pico(tokens)
         if pico is None or not 0 <= pico < COST_LIMIT * _PICO:
             return None
-        return Decimal((pico + _STEP // 2) // _STEP).scaleb(-8)
+        return Decimal((pico + _HALF) // _STEP).scaleb(-8)
 
     def unless_billed(self) -> Decimal | None:
         """Nothing, if that is what every token costs; else None."""
