@@ -22,6 +22,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 from accounts import epoch
 from accounts.keys import PREFIX
 from accounts.models import ProxyKey, User
+from proxy.eager import Waiter, waiter
 from proxy.errors import Unavailable
 from proxy.limits import Limit
 from proxy.models import ModelAlias
@@ -38,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 ReadEpochs = Callable[[Sequence[str]], Awaitable[tuple[str, ...]]]
+RowEpochs = tuple[int, int, int]
+Answer = Waiter[RowEpochs | None] | asyncio.Future[RowEpochs | None]
+Question = tuple[UUID, Answer]  # whose epochs
 
 # A made-up key of the right shape costs one read; then its absence is known for this long (seconds).
 ABSENT_FOR = 5.0
@@ -143,7 +147,7 @@ class Policies:
         self._loading: dict[str, asyncio.Task[Policy | None]] = {}
         self._asking: asyncio.Task[None] | None = None
         self._returning: asyncio.Task[None] | None = None  # set: the database is away
-        self._questions: list[tuple[UUID, asyncio.Future[tuple[int, int, int] | None]]] = []
+        self._questions: list[Question] = []
 
     def known(self, key_id: str) -> Policy | None:
         policy = self._policies.get(key_id)
@@ -175,13 +179,12 @@ class Policies:
         """
         if self._returning is not None:
             return self.young_enough(policy)
-        answer: asyncio.Future[tuple[int, int, int] | None] = asyncio.get_running_loop().create_future()
+        answer: Answer = waiter(asyncio.get_running_loop())
         self._questions.append((policy.proxy_key_id, answer))
         if self._asking is None:
             self._asking = asyncio.create_task(self._ask())
         try:
-            async with asyncio.timeout(self._patience):
-                return await answer == policy.row_epochs
+            return await answer == policy.row_epochs
         except (DatabaseError, InterfaceError, TimeoutError) as error:
             self._away(error)
             return self.young_enough(policy)
@@ -253,21 +256,33 @@ class Policies:
         return policy
 
     async def _ask(self) -> None:
+        loop = asyncio.get_running_loop()
         try:
             while self._questions:
                 questions, self._questions = self._questions, []
                 try:
-                    found = await self._database.run(read_row_epochs, {key for key, _ in questions})
+                    async with asyncio.timeout(self._patience):
+                        found = await self._database.run(read_row_epochs, {key for key, _ in questions})
                 except Exception as error:
-                    for _, answer in questions:
-                        if not answer.done():
-                            answer.set_exception(error)
+                    questions += self._questions  # who asked meanwhile waits no longer than the others
+                    self._questions = []
+                    loop.call_soon(_fail, questions, error)
                 else:
-                    for key, answer in questions:
-                        if not answer.done():
-                            answer.set_result(found.get(key))
+                    loop.call_soon(_tell, questions, found)
         finally:
             self._asking = None
+
+
+def _tell(questions: list[Question], found: dict[UUID, RowEpochs]) -> None:
+    for key, answer in questions:
+        if not answer.done():
+            answer.set_result(found.get(key))
+
+
+def _fail(questions: list[Question], error: Exception) -> None:
+    for _, answer in questions:
+        if not answer.done():
+            answer.set_exception(error)
 
 
 def _retrieve(task: "asyncio.Task[Any]") -> None:
@@ -276,9 +291,18 @@ def _retrieve(task: "asyncio.Task[Any]") -> None:
         task.exception()
 
 
-def read_row_epochs(proxy_key_ids: set[UUID]) -> dict[UUID, tuple[int, int, int]]:
-    rows = ProxyKey.objects.filter(id__in=proxy_key_ids)
-    return {row[0]: row[1:] for row in rows.values_list("id", "epoch", "user__epoch", "user__plan__epoch")}
+# By hand: this is asked at every turn of the loop where there is no Redis, and the ORM takes 0.3 ms to write it down.
+_ROW_EPOCHS = """
+    SELECT k.id, k.epoch, u.epoch, p.epoch FROM proxy_api_keys k
+    JOIN users u ON u.id = k.user_id JOIN plans p ON p.code = u.plan WHERE k.id IN ({})
+"""
+
+
+def read_row_epochs(proxy_key_ids: set[UUID]) -> dict[UUID, RowEpochs]:
+    as_stored = {ProxyKey._meta.pk.get_db_prep_value(id, connection): id for id in proxy_key_ids}
+    with connection.cursor() as cursor:
+        cursor.execute(_ROW_EPOCHS.format(",".join(["%s"] * len(as_stored))), list(as_stored))
+        return {as_stored[row[0]]: row[1:] for row in cursor.fetchall()}
 
 
 def read_policy(key_id: str) -> Policy | None:

@@ -34,12 +34,13 @@ class _Account:
     requests: int
     tokens: int
     at: int
-    full_at: int = 0
     # Request id -> when its slot expires. All live equally long, so the order of arrival is the order of expiry.
     slots: dict[str, int] = field(default_factory=dict)
 
     def refill(self, now: int) -> None:
         elapsed = now - self.at
+        if not elapsed:
+            return
         self.at = now
         if self.rpm is not None:
             self.requests = min(self.rpm * UNITS, self.requests + elapsed * self.rpm)
@@ -55,10 +56,10 @@ class _Account:
             expired += 1
         return len(self.slots) - expired
 
-    def note_full(self) -> None:
+    def full_at(self) -> int:
         requests = _until_full(self.requests, self.rpm) if self.rpm else 0
         tokens = _until_full(self.tokens, self.tpm) if self.tpm else 0
-        self.full_at = self.at + max(requests, tokens)
+        return self.at + max(requests, tokens)
 
 
 class MemoryLimiter:
@@ -108,13 +109,13 @@ class MemoryLimiter:
         return admission
 
     def settle(self, ask: Ask, tokens: int) -> None:
+        now, back = self.now_ms(), (ask.tokens - tokens) * UNITS
         for limit in ask.limits:
             account = self._accounts.get(limit.scope)
             if account is None or account.slots.pop(ask.request_id, None) is None or account.tpm is None:
                 continue
-            account.refill(self.now_ms())
-            account.tokens = min(account.tpm * UNITS, account.tokens + (ask.tokens - tokens) * UNITS)
-            account.note_full()
+            account.refill(now)
+            account.tokens = min(account.tpm * UNITS, account.tokens + back)
 
     async def read_epochs(self, keys: Sequence[str]) -> tuple[str, ...]:
         return ()
@@ -139,7 +140,7 @@ class MemoryLimiter:
         rpm, tpm, parallel = self._part(limit.rpm), self._part(limit.tpm), self._part(limit.max_parallel)
         account = _Account(limit, rpm, tpm, parallel, (rpm or 0) * UNITS, (tpm or 0) * UNITS, at=-1)
         if before is not None:
-            account.at, account.full_at, account.slots = before.at, before.full_at, before.slots
+            account.at, account.slots = before.at, before.slots
             if before.rpm is not None:
                 account.requests = min(account.requests, before.requests)
             if before.tpm is not None:
@@ -163,7 +164,6 @@ class MemoryLimiter:
             account.tokens -= ask.tokens * UNITS
         if account.tpm is not None or account.parallel is not None:
             account.slots[ask.request_id] = account.at + self._slot_ms
-        account.note_full()
 
     def _part(self, limit: int | None) -> int | None:
         return max(1, limit // self.share) if limit else limit
@@ -174,35 +174,34 @@ class MemoryLimiter:
             scope = next(iter(self._accounts))
             account = self._accounts.pop(scope)
             newest = next(reversed(account.slots.values()), None)
-            if now < account.full_at or (newest is not None and newest > now - self._slot_ms):
+            if now < account.full_at() or (newest is not None and newest > now - self._slot_ms):
                 self._accounts[scope] = account
 
 
 def _denial(ask: Ask, accounts: list[_Account]) -> Admission | None:
+    tokens = ask.tokens
     for account in accounts:
-        if account.limit.tpm is not None and ask.tokens > account.limit.tpm:
+        if account.limit.tpm is not None and tokens > account.limit.tpm:
             return Admission("too_large", kind="tokens", scope=account.limit.scope)
     denial: Admission | None = None
     for account in accounts:
-        for kind, wait in _waits(ask.tokens, account):
-            if denial is None or wait > denial.retry_after_ms:
-                denial = Admission("limited", kind=kind, scope=account.limit.scope, retry_after_ms=wait)
+        if account.rpm is not None and account.requests < UNITS:
+            denial = _longer(denial, account, "requests", _until(UNITS, account.requests, account.rpm))
+        if account.tpm is not None and tokens:
+            # What fits the whole limit but not our share of it may take the whole share, and leaves a debt.
+            need = (tokens if tokens < account.tpm else account.tpm) * UNITS
+            if account.tokens < need:
+                denial = _longer(denial, account, "tokens", _until(need, account.tokens, account.tpm))
+        if account.parallel is not None and account.live() >= account.parallel:
+            denial = _longer(denial, account, "parallel", PARALLEL_RETRY_MS)
     return denial
 
 
-def _waits(tokens: int, account: _Account) -> list[tuple[Kind, int]]:
-    """What does not fit now, and in how many milliseconds it will."""
-    waits: list[tuple[Kind, int]] = []
-    if account.rpm is not None and account.requests < UNITS:
-        waits.append(("requests", _until(UNITS, account.requests, account.rpm)))
-    if account.tpm is not None and tokens:
-        # What fits the whole limit but not our share of it may take the whole share, and leaves a debt.
-        need = min(tokens, account.tpm) * UNITS
-        if account.tokens < need:
-            waits.append(("tokens", _until(need, account.tokens, account.tpm)))
-    if account.parallel is not None and account.live() >= account.parallel:
-        waits.append(("parallel", PARALLEL_RETRY_MS))
-    return waits
+def _longer(denial: Admission | None, account: _Account, kind: Kind, wait: int) -> Admission:
+    """Of what does not fit now, that which will last."""
+    if denial is not None and denial.retry_after_ms >= wait:
+        return denial
+    return Admission("limited", kind=kind, scope=account.limit.scope, retry_after_ms=wait)
 
 
 def _describe(admission: Admission, accounts: list[_Account]) -> None:
