@@ -21,7 +21,7 @@ from uvicorn.config import Config
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
-from aiproxy.scheduling import run_promptly
+from aiproxy.process import give_back_memory, run_promptly
 from proxy.server import Limits, ProxyProtocol
 
 # Each end waits for the one inside it: the application's grace, then this long for the server to close connections …
@@ -117,6 +117,7 @@ class ProxyWorker(UvicornWorker):  # type: ignore[misc]
     def init_process(self) -> None:
         sys.setswitchinterval(0.0005)  # a thread that computes may hold up the loop this long
         run_promptly()  # and the kernel does not make it longer
+        give_back_memory()
         # An exchange leaves next to no cycles; at the default of 700 an eighth of its instructions went to looking.
         gc.set_threshold(20_000, 20, 50)
         # Provider keys pass through this process; a dump would write them down.

@@ -1,4 +1,6 @@
-"""Owns how the kernel shares a core between the event loop and the threads that run beside it."""
+"""Owns what a worker asks of the kernel and of the C library for itself: when its event loop is let in beside threads
+that compute, and when memory goes back.
+"""
 
 import ctypes
 import os
@@ -7,6 +9,8 @@ import struct
 import sys
 
 SLICE_NS = 100_000  # the shortest there is
+LARGE_BLOCK = 1 << 20  # bytes
+_M_MMAP_THRESHOLD = -3  # malloc.h
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # Python has no function for it
 _RESET_ON_FORK = 1
 # sched_setattr(2): size, policy, flags, nice, priority, runtime, deadline, period
@@ -25,3 +29,12 @@ def run_promptly() -> bool:
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     wanted = _ATTRIBUTES.pack(_ATTRIBUTES.size, os.SCHED_OTHER, _RESET_ON_FORK, nice, 0, SLICE_NS, 0, 0)
     return bool(ctypes.CDLL(None).syscall(number, 0, wanted, 0) == 0)
+
+
+def give_back_memory() -> bool:
+    """Blocks of LARGE_BLOCK and more go back to the kernel as soon as they are free. Otherwise glibc keeps what Argon2
+    worked in for a moment, tens of megabytes, in the arena of each thread that has hashed a password: it raises its
+    own threshold once such a block was freed (mallopt(3), M_MMAP_THRESHOLD). False where there is no glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and bool(mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK))
