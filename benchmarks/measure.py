@@ -195,13 +195,13 @@ def mixed(target: Aiproxy, plan: Plan) -> Figures:
         return target.service.call("/auth/login", {"email": "owner@example.com", "password": "correct horse battery"})
 
     pages = [get("/usage/requests?limit=200"), get("/usage/summary?group_by=model"), get("/admin/login/")]
-    return lateness(target, plan, "mixed", [sign_in, *pages]) | lateness(
-        target, plan, "exporting", [sign_in, get("/auth/me/export")]
+    return lateness(target, plan, "mixed", [sign_in, *pages], question.PLAIN) | lateness(
+        target, plan, "exporting", [sign_in, get("/auth/me/export")], question.PACED
     )
 
 
-def lateness(target: Aiproxy, plan: Plan, name: str, chores: list[Chore]) -> Figures:
-    """All of them over and over, each by a client of its own; 4 clients ask for answers meanwhile."""
+def lateness(target: Aiproxy, plan: Plan, name: str, chores: list[Chore], body: bytes) -> Figures:
+    """All of them over and over, each by a client of its own; 4 more ask for answers meanwhile."""
     done, until, before = [0] * len(chores), perf_counter() + plan.mixed, target.metric(LAG)
 
     def repeat(n: int) -> None:
@@ -212,7 +212,7 @@ def lateness(target: Aiproxy, plan: Plan, name: str, chores: list[Chore]) -> Fig
     threads = [threading.Thread(target=repeat, args=(n,)) for n in range(len(chores))]
     for thread in threads:
         thread.start()
-    report = wrk.run(target.endpoint, question.PLAIN, connections=4, seconds=plan.mixed)
+    report = wrk.run(target.endpoint, body, connections=4, seconds=plan.mixed)
     for thread in threads:
         thread.join()
     after = target.metric(LAG)
