@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 from django.contrib.auth.hashers import make_password
+from django.core.cache import cache
 from django.db import connections
 from django.test import TransactionTestCase
 from pytest_django import DjangoDbBlocker
@@ -20,6 +21,12 @@ from accounts.models import User
 from tests.emptying import Emptying
 
 PASSWORD = "correct horse battery"
+
+
+@pytest.fixture(autouse=True)
+def _no_throttle_history() -> None:
+    """Whoever has asked too often in the tests before, nobody has in this one."""
+    cache.clear()
 
 
 @functools.cache

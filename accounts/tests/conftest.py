@@ -5,18 +5,12 @@ from typing import Any
 
 import pytest
 import redis
-from django.core.cache import cache
 from rest_framework.test import APIClient
 
 from accounts.keys import PREFIX, mint
 from accounts.models import ProxyKey, User
 
 NEW_PASSWORD = "a staple for the battery"
-
-
-@pytest.fixture(autouse=True)
-def _no_throttle_history() -> None:
-    cache.clear()
 
 
 @pytest.fixture
