@@ -87,7 +87,10 @@ class Admission(msgspec.Struct, gc=False):
 
 
 class Limiter(Protocol):
-    tells_epochs: bool  # whether it knows the current ones, at this moment
+    @property
+    def tells_epochs(self) -> bool:
+        """Whether it knows the current ones, at this moment."""
+        ...
 
     def admit(self, ask: Ask) -> Awaitable[Admission]:
         """Take all of it or none. LimiterAway when the backend can't be asked. Whoever stops waiting for it settles."""
