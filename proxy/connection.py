@@ -143,10 +143,7 @@ class Response:
 
     def whole(self) -> bytes | None:
         """The body, if all of it is here and none was read; else None: `read()` it."""
-        chunks = self._chunks
-        if not self.complete or not chunks:
-            return None
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return self._take() if self.complete and self._chunks else None
 
     def try_read(self) -> bytes | None:
         """What `read()` could return now without waiting: bytes, b"" at the end, None if nothing came or it failed."""
@@ -503,10 +500,7 @@ class Connection(asyncio.BufferedProtocol):
         status: int = self._parser.get_status_code()
         version: str = self._parser.get_http_version()
         fields = dict(headers)
-        if status == 200 and version == "1.1" and len(fields) == len(headers) and b"transfer-encoding" not in fields:
-            framed = b"content-length" in fields
-        else:
-            framed = _check_framing(status, version, headers, fields)
+        framed = _check_framing(status, version, headers, fields)
         if status < 200:
             self._interim = True
             return

@@ -165,10 +165,7 @@ class Cycle:
 
     def whole_body(self) -> bytes | None:
         """The body, if all of it is here; else None: `receive` it."""
-        pieces = self._pieces
-        if self.more_body or self.disconnected:
-            return None
-        return pieces.pop() if len(pieces) == 1 else self._take_body()
+        return None if self.more_body or self.disconnected else self._take_body()
 
     def _take_body(self) -> bytes:
         pieces = self._pieces

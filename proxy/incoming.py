@@ -107,12 +107,8 @@ class Body:
         """The body, if all of it is here; else `read` it. Raises as that does."""
         body = cycle.whole_body()
         if body is not None:
-            runtime = self._runtime
-            self._size = size = len(body)
-            runtime.bodies = held = runtime.bodies + size
-            if held > runtime.max_bodies:
-                raise _too_many()
-            if size > runtime.max_body:
+            self.hold(len(body))
+            if self._size > self._runtime.max_body:
                 raise self._too_large()
         return body
 
@@ -139,7 +135,9 @@ class Body:
         self._size += size
         self._runtime.bodies += size
         if self._runtime.bodies > self._runtime.max_bodies:
-            raise _too_many()
+            raise Unavailable(
+                "Too many large requests are under way. Try again.", code="overloaded", retry_after_ms=1000
+            )
 
     def release(self) -> None:
         self._runtime.bodies -= self._size
@@ -147,7 +145,3 @@ class Body:
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"The body is larger than {self._runtime.max_body} bytes.")
-
-
-def _too_many() -> Unavailable:
-    return Unavailable("Too many large requests are under way. Try again.", code="overloaded", retry_after_ms=1000)

@@ -311,8 +311,7 @@ def _any_of(fields: tuple[str, ...]) -> re.Pattern[bytes]:
 def _models(model: str | None, models: list[str] | msgspec.UnsetType | None) -> tuple[str, tuple[str, ...] | None]:
     """The model, and those to be asked when it is not served; `model` comes before `models`."""
     if models is msgspec.UNSET and model is not None:
-        if model not in _good_names:
-            _check_model(model)
+        _check_model(model)
         return model, None
     listed = models if isinstance(models, list) else []
     if models == [] or len(listed) > MOST_MODELS:
@@ -334,9 +333,6 @@ def with_one_model(body: bytes, model: str) -> bytes:
     return msgspec.json.encode(fields | {"model": msgspec.Raw(msgspec.json.encode(model))})
 
 
-_good_names: set[str] = set()
-
-
 def _check_model(model: str, param: str = "model") -> None:
     if not model or len(model) > MAX_MODEL_LENGTH or not model.isprintable():
         raise BadRequest(
@@ -344,5 +340,3 @@ def _check_model(model: str, param: str = "model") -> None:
             param=param,
             code="invalid_value",
         )
-    if len(_good_names) < 1024:
-        _good_names.add(model)

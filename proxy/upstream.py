@@ -451,8 +451,7 @@ def prepare(origin: Origin, method: bytes, target: bytes, headers: Sequence[tupl
     if target[:1] != b"/" or target.find(b" ") >= 0 or not target.isascii():
         raise ValueError("target: must be an absolute path, percent-encoded")
     start = b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method, target, _authority(origin))
-    if len(start) - len(start.translate(None, _CONTROLS)) != 4:
-        raise ValueError("a control character in the target")
+    _check_lines(start, 2)
     return Line(origin, start + _fields(headers), method in (b"POST", b"PUT", b"PATCH"), method == b"HEAD")
 
 
@@ -488,9 +487,13 @@ def _fields(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
         _check_names(headers)
     # b": ".join(pair) makes a field line without a Python frame a field.
     fields = b"\r\n".join([*map(b": ".join, headers), b""])
-    if len(fields) - len(fields.translate(None, _CONTROLS)) != 2 * len(headers):
-        raise ValueError("a control character in a header")
+    _check_lines(fields, len(headers))
     return fields
+
+
+def _check_lines(head: bytes, lines: int) -> None:
+    if len(head) - len(head.translate(None, _CONTROLS)) != 2 * lines:
+        raise ValueError("a control character in the target or in a header")
 
 
 def _check_names(headers: Sequence[tuple[bytes, bytes]]) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from usage.records import RECORD_MAX, Attempt, Begin, BeginTemplate, End, Record, Refused, Resigned, encode, encode_end
+from usage.records import RECORD_MAX, Attempt, Begin, BeginTemplate, End, Record, Refused, Resigned, encode
 
 __all__ = ["Attempt", "Begin", "BeginTemplate", "End", "Journal", "JournalFull"]
 
@@ -127,7 +127,7 @@ class Journal:
 
         One that ends without having begun (refused by us) takes no space that is reserved for others.
         """
-        record = encode_end(end)
+        record = encode(end)
         id = end.id.int
         with self._lock:
             if id in self._open:
@@ -160,11 +160,11 @@ class Journal:
         current = self._current
         if current is None or current.length >= self._usable:
             current = self._roll()
-        at, size = current.length, len(record)
+        at = current.length
         # Counted before it is written: what a failed write leaves behind must not be overwritten in part.
-        current.length = at + size
+        current.length += len(record)
         written = os.pwrite(current.fd, record, at)
-        while written < size:
+        while written < len(record):
             written += os.pwrite(current.fd, record[written:], at + written)
 
     def _roll(self) -> _Segment:

@@ -22,7 +22,6 @@ BOOK = Path(__file__).with_name("prices.json")
 COST_LIMIT = 10_000
 _PICO = 10**12
 _STEP = 10**4  # pico-dollars in the last decimal of a cost
-_HALF = _STEP // 2
 # Where the book's prices hold, of a provider with several addresses: Alibaba's are those of Singapore.
 _LISTED_AT = re.compile(r"//dashscope-intl\.|\.ap-southeast-1\.")
 # Model names come from clients: no more than this many are remembered.
@@ -129,13 +128,11 @@ class _Rates(msgspec.Struct, frozen=True, gc=False):
 
     def pico(self, tokens: Tokens) -> int | None:
         cached, written = tokens.cached, tokens.cache_write
-        sum = tokens.output * (self.reasoned if tokens.reasoning else self.output)
+        sum = max(0, tokens.input - cached - written) * self.input
+        sum += tokens.output * (self.reasoned if tokens.reasoning else self.output)
         if cached or written:
-            sum += max(0, tokens.input - cached - written) * self.input
             sum += cached * self.cache_read + written * self.cache_write
             sum += tokens.cache_write_1h * (self.cache_write_1h - self.cache_write)
-        else:
-            sum += tokens.input * self.input
         # What is no text was counted as text above: here the difference.
         if tokens.image_input or tokens.image_output:
             sum += tokens.image_input * (self.image_input - self.input)
@@ -175,14 +172,13 @@ class Price(msgspec.Struct, frozen=True):
         if steps is None:
             return None
         rates = steps[0]
-        if len(steps) > 1:
-            for step in steps:
-                if tokens.input > step.above:
-                    rates = step
+        for step in steps[1:]:
+            if tokens.input > step.above:
+                rates = step
         pico = rates.pico(tokens)
         if pico is None or not 0 <= pico < COST_LIMIT * _PICO:
             return None
-        return Decimal((pico + _HALF) // _STEP).scaleb(-8)
+        return Decimal((pico + _STEP // 2) // _STEP).scaleb(-8)
 
     def unless_billed(self) -> Decimal | None:
         """Nothing, if that is what every token costs; else None."""
@@ -319,7 +315,7 @@ def cost(provider: str, model: str, tokens: Tokens | None, address: str = "") ->
 
     `address`: another one of the provider than the usual, that was asked.
     """
-    price = _present.of(provider, model)
+    price = price_of(provider, model)
     if price is None or (address and price.source == "book" and not _LISTED_AT.search(address)):
         return None
     return price.cost(tokens) if tokens is not None else price.unless_billed()

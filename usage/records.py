@@ -135,7 +135,7 @@ def fit(end: End) -> End:
 def encode(record: Record) -> bytes:
     """The record's bytes. Texts that others wrote are cut to their columns in place."""
     if type(record) is End:
-        return encode_end(record)
+        return _encode_end(record)
     if type(record) is Begin:
         record.model = cut(record.model, 100)
     elif type(record) is Refused:
@@ -143,10 +143,8 @@ def encode(record: Record) -> bytes:
     return frame(_encoder.encode(record))
 
 
-def encode_end(end: End) -> bytes:
-    """The same for an End."""
-    if not (len(end.model) <= 100 and end.model.isprintable()):
-        end.model = cut(end.model, 100)
+def _encode_end(end: End) -> bytes:
+    end.model = cut(end.model, 100)
     if end.error_message:
         end.error_message = cut(end.error_message, 200)
     if end.provider_request_id:
