@@ -383,17 +383,23 @@ class ProxyProtocol(HttpToolsProtocol):
             self._next()
 
     def _next(self) -> None:
+        if self._pending:
+            # Not from here: ten thousand of them would be as deep. Until then what comes is kept behind them.
+            self.loop.call_soon(self._start_pending)
+        else:
+            self._await_head()
+        if self.flow.read_paused and len(self._pending) <= self.limits.head:
+            self.flow.resume_reading()
+
+    def _await_head(self) -> None:
         self._phase = HEAD
         self._deadline = self.loop.time() + self.limits.keepalive_timeout
-        if self.flow.read_paused:
-            self.flow.resume_reading()
-        if self._pending:
-            self.loop.call_soon(self._start_pending)  # not from here: ten thousand of them would be as deep
 
     def _start_pending(self) -> None:
-        if self._phase == HEAD and self._pending:
+        if self._phase == ANSWER:
             data = bytes(self._pending)
             self._pending.clear()
+            self._await_head()
             self.data_received(data)
 
     def cut(self) -> None:

@@ -78,8 +78,10 @@ class RedisServer:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
+                with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                    connection.sendall(b"PING\r\n")
+                    if connection.recv(1):  # an answer: a listener alone is there before the Unix socket is
+                        return
             except OSError:
                 assert time.monotonic() < deadline, "redis-server did not start"
                 assert self.process.poll() is None, "redis-server ended at once"
