@@ -166,21 +166,27 @@ def starts(target: Aiproxy, plan: Plan, first: float) -> Figures:
 
 
 def soak(target: Aiproxy, plan: Plan, rate: float) -> Figures:
-    """Resident memory of the worker: after a tenth of the requests, after all, and after the clients that leave."""
+    """Resident memory of the worker: after a tenth of the requests and of the clients that leave, after all requests,
+    and after all clients that leave."""
     figures = {"worker_before_soak_mb": target.worker_mb()}
     tenth = max(1.0, plan.soak / 10 / rate)
     sent = wrk.run(target.endpoint, question.PLAIN, connections=CONNECTIONS, seconds=tenth).requests
+    leave(target, plan.leavers // 10)
     figures["worker_after_tenth_mb"] = target.worker_mb()
     until = perf_counter() + SOAK_SECONDS
     while sent < plan.soak and perf_counter() < until:
         left = max(1.0, (plan.soak - sent) / rate)
         sent += wrk.run(target.endpoint, question.PLAIN, connections=CONNECTIONS, seconds=left).requests
     figures["worker_after_soak_mb"] = target.worker_mb()
-    asyncio.run(leave_midway(target.endpoint, question.PACED, plan.leavers))
-    sleep(1.5)  # a client that left cancels the provider within a second
+    leave(target, plan.leavers - plan.leavers // 10)
     figures["worker_after_leavers_mb"] = target.worker_mb()
     figures["open_after_leavers"] = sum(target.metric("aiproxy_open_exchanges.*").values())
     return {**figures, "soak_requests": sent, "soak_leavers": plan.leavers}
+
+
+def leave(target: Aiproxy, clients: int) -> None:
+    asyncio.run(leave_midway(target.endpoint, question.PACED, clients))
+    sleep(1.5)  # a client that left cancels the provider within a second
 
 
 def mixed(target: Aiproxy, plan: Plan) -> Figures:
