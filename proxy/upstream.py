@@ -219,11 +219,11 @@ class Pool:
 
     async def _acquire(self, origin: Origin, timeouts: Timeouts) -> Connection:
         """A free connection of a bounded pool, or a new one."""
-        peer = self._peers.get(origin)
-        if peer is None:
-            peer = self._peers[origin] = _Peer(origin)
         our_turn = False
         while not self._closed:
+            peer = self._peers.get(origin)  # anew after a wait: the last connection that was lost takes its peer along
+            if peer is None:
+                peer = self._peers[origin] = _Peer(origin)
             if not peer.waiters or our_turn:
                 connection = self._take_idle(peer)
                 if connection is not None:
@@ -232,7 +232,6 @@ class Pool:
                     return await self._open(peer, timeouts)
             await self._wait_turn(peer)
             our_turn = True
-        self._forget_if_unused(peer)
         raise ConnectFailed("the pool is closed")
 
     async def _wait_turn(self, peer: _Peer) -> None:

@@ -226,6 +226,24 @@ async def test_it_passes_on_the_turn_of_one_who_leaves_just_when_it_comes():
 
 
 @on_both_loops
+async def test_it_keeps_to_the_bound_when_a_turn_comes_by_the_loss_of_the_last_connection():
+    pool = new_pool(max_connections_per_origin=1)
+    async with serving(answering(OK[:-1])) as unfinished:
+        lost = await pool.send(unfinished.origin, b"POST", b"/", [], timeouts=LONG)
+        second = asyncio.ensure_future(pool.send(unfinished.origin, b"POST", b"/", []))
+        (entry,) = pool._peers.values()
+        await until(lambda: entry.waiters)
+        lost.abort()
+        held = await asyncio.wait_for(second, 5)
+        third = asyncio.ensure_future(pool.send(unfinished.origin, b"POST", b"/", []))
+        await turns(10)
+        assert (third.done(), unfinished.connections, pool.open_connections) == (False, 2, 1)
+        held.abort()
+        assert (await asyncio.wait_for(third, 5)).status == 200
+        await pool.close()
+
+
+@on_both_loops
 async def test_it_frees_the_slot_of_a_failed_connect():
     pool = new_pool(max_connections_per_origin=1)
     for _ in range(3):
