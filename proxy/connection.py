@@ -409,6 +409,8 @@ class Connection(asyncio.BufferedProtocol):
                 return
             self._keep_alive = False  # the answer is whole, what follows it is not ours
         if self.state == DONE:
+            if nbytes == READ_BYTES:
+                self._keep_alive = False  # more may wait behind it within TLS, where `reusable` cannot look
             self._complete()
         elif self._slack > MAX_HEAD_BYTES:
             self._violate(f"more than {MAX_HEAD_BYTES} bytes without a body byte")

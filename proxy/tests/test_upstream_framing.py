@@ -1,5 +1,6 @@
 """What is an answer, where it ends, and what is refused as none: every kind, cut or split at every byte."""
 
+import asyncio
 import contextlib
 import os
 import ssl
@@ -7,7 +8,9 @@ import ssl
 import pytest
 import trustme
 
-from proxy.tests.upstream_peer import Line, answering, loopback, on_both_loops, serving, turns
+from proxy.connection import READ_BYTES
+from proxy.eager import EagerTask
+from proxy.tests.upstream_peer import Line, answering, loopback, on_both_loops, serving, turns, until
 from proxy.upstream import BodyCut, Disconnected, Pool, ProtocolViolation, Timeouts, UpstreamError
 
 LENGTH = b"HTTP/1.1 200 OK\r\nX-Kind: a\r\nContent-Length: 11\r\n\r\nhello world"
@@ -179,6 +182,30 @@ async def test_it_sees_stray_bytes_that_only_the_kernel_has_seen(pool):
         os.write(lines[0].writer.get_extra_info("socket").fileno(), LENGTH.replace(b"200", b"401"))
         assert (await ask(pool, peer.origin)).status == 200
         assert peer.connections == 2
+
+
+@on_both_loops
+async def test_it_never_takes_bytes_that_wait_within_tls_for_the_next_answer(pool, server_tls):
+    """The first answer just fills a read, and its caller asks again in that very read: poll() sees nothing of them."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 65494\r\n\r\n"
+    statuses = []
+
+    async def script(line: Line) -> None:
+        await line.request()
+        await line.send(head.ljust(READ_BYTES, b"x") + LENGTH.replace(b"200", b"401"))
+        await line.until_closed()
+
+    async def ask_twice() -> None:
+        for _ in range(2):
+            response = await ask(pool, peer.origin)
+            statuses.append(response.status)
+            assert len(await read_all(response)) == 65_494
+
+    async with serving(script, tls=server_tls, host="localhost") as peer:
+        task = EagerTask(ask_twice(), asyncio.get_running_loop())
+        task.go_on()
+        await until(task.done)
+        assert (statuses, peer.connections) == ([200, 200], 2)
 
 
 LONG = b"a" * 200_000
