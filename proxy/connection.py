@@ -417,8 +417,7 @@ class Connection(asyncio.BufferedProtocol):
         elif response._chunks and response._taker is not None and self.state == state:
             self._hand_over(response, response._taker)
         elif response._chunks or self.state != state:
-            if self.state != state:
-                self._wake_upload()
+            self._wake_upload()  # if it still has to wait it sets a time-out anew: `_wake` takes the one there is
             if response.buffered > HIGH_WATER_BYTES or len(response._chunks) > HIGH_WATER_CHUNKS:
                 self._pause()
             self._wake()

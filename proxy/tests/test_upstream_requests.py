@@ -327,6 +327,23 @@ async def test_it_gives_up_on_a_provider_that_takes_no_more_of_the_request(pool)
 
 
 @on_both_loops
+async def test_it_gives_up_on_an_upload_that_is_stuck_after_the_beginning_of_an_early_answer(pool):
+    async def script(line: Line) -> None:
+        line.writer.transport.pause_reading()
+        for segment in (OK[:-2], OK[-2:-1]):
+            await turns(50)  # the upload has filled the kernel's buffers
+            await line.send(segment)
+        await asyncio.Event().wait()
+
+    async with serving(script) as peer:
+        sending = ask(pool, peer.origin, b"x" * 30_000_000, timeouts=Timeouts(5, 5, 5, 0.05))
+        response = await asyncio.wait_for(sending, 5)
+        assert await response.read() == b"h"
+        with pytest.raises(IdleTimeout):
+            await response.read()
+
+
+@on_both_loops
 async def test_it_does_not_count_the_time_out_of_an_earlier_exchange(pool):
     """One timer serves all exchanges of a connection: the one of the first fires while the second waits."""
     fired = asyncio.Event()
