@@ -120,26 +120,26 @@ class Response:
     async def pass_to(self, take: Callable[[bytes], bool]) -> bool:
         """Hands what comes to `take` at once, in the callback of the socket, until that is True: enough for now. False
         is the true end. Raises as `read()` does, and what `take` raises; then, and when cancelled, it is over."""
-        while True:
-            if self._chunks:
-                if take(self._take()):
-                    return True
-            elif self.complete:
-                return False
-            elif self.error is not None:
-                raise self.error
-            else:
-                connection = self._connection
-                assert connection is not None  # neither complete nor failed
-                self._taker = take
-                try:
+        try:
+            while True:
+                if self._chunks:
+                    if take(self._take()):
+                        return True
+                elif self.complete:
+                    return False
+                elif self.error is not None:
+                    raise self.error
+                else:
+                    connection = self._connection
+                    assert connection is not None  # neither complete nor failed
+                    self._taker = take
                     if await connection.wait(self.timeouts.idle):
                         return True
-                except BaseException:
-                    self.abort()
-                    raise
-                finally:
-                    self._taker = None
+        except BaseException:
+            self.abort()
+            raise
+        finally:
+            self._taker = None
 
     def whole(self) -> bytes | None:
         """The body, if all of it is here and none was read; else None: `read()` it."""

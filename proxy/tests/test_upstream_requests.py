@@ -468,6 +468,25 @@ async def test_it_frees_everything_when_an_answer_is_abandoned(pool):
 
 
 @on_both_loops
+@pytest.mark.parametrize("segments", [[OK[:-1]], [OK[:-2], OK[-2:-1]]], ids=["here already", "yet to come"])
+async def test_it_closes_when_who_takes_an_answer_fails(segments, pool):
+    async def script(line: Line) -> None:
+        await line.request()
+        await line.send(*segments)
+        await line.until_closed()
+
+    def fail(_data: bytes) -> bool:
+        raise ValueError("not taken")
+
+    async with serving(script) as peer:
+        response = await ask(pool, peer.origin)
+        with pytest.raises(ValueError, match="not taken"):
+            await response.pass_to(fail)
+        await turns()
+        assert (pool.open_connections, peer.closed_by_client) == (0, 1)
+
+
+@on_both_loops
 async def test_it_sets_nodelay_and_keepalive(pool):
     async with serving(answering(OK)) as peer:
         await ask(pool, peer.origin)
