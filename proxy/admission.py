@@ -1,6 +1,5 @@
 """Owns whether an identified client may go on now: its limits, by a policy that is certainly current."""
 
-import asyncio
 import time
 
 from proxy.authentication import check
@@ -31,14 +30,15 @@ async def admit(runtime: Runtime, caller: Caller, policy: Policy, request_id: st
             ask = Ask(request_id, policy.limits, tokens, policy.epoch_keys, policy.epochs)
             try:
                 admission = await limiter.admit(ask)
-            except asyncio.CancelledError:
+                if admission.verdict == "ok":
+                    if admission.epochs:
+                        current = policy.epochs is not None
+                    else:  # Redis went away meanwhile
+                        current = by_database or await policies.is_current(policy)
+            except BaseException:
                 limiter.settle(ask, 0)
                 raise
             if admission.verdict == "ok":
-                if admission.epochs:
-                    current = policy.epochs is not None
-                else:  # Redis went away meanwhile
-                    current = by_database or await policies.is_current(policy)
                 if current and not _is_used_up(policy):
                     return policy, ask, limit_fields(admission)
                 limiter.settle(ask, 0)

@@ -1,6 +1,8 @@
 """What goes on while something is away: each part really stopped or really unreachable."""
 
 import asyncio
+import threading
+from collections.abc import Iterator
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -8,7 +10,9 @@ from django.db import OperationalError
 
 from accounts.models import Plan
 from proxy import policy
+from proxy.tests.limits_redis import RedisServer
 from proxy.tests.provider import answer
+from proxy.tests.test_hostile_cancel import until
 from usage.journal import Journal
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
@@ -144,4 +148,30 @@ async def test_it_frees_the_slot_of_a_client_that_left(client, user, provider, l
     assert (await ask(client)).status_code == 429
     call.cancel()
     await asyncio.wait_for(provider.left.wait(), 5)
+    assert (await ask(client)).status_code == 200
+
+
+@pytest.fixture
+def redis(plane_settings) -> Iterator[RedisServer]:
+    """One that a test may freeze."""
+    server = RedisServer()
+    plane_settings.REDIS_URL = server.url
+    yield server
+    server.remove()
+
+
+@pytest.mark.data_plane(AIPROXY_REDIS_TIMEOUT=0.5)
+async def test_it_frees_the_slot_of_a_client_that_left_as_redis_went_away(redis, client, plane, user, monkeypatch):
+    plan = await Plan.objects.acreate(code="one", name="One", max_parallel=1)
+    await sync_to_async(user.change_plan)(plan)
+    assert (await ask(client)).status_code == 200
+    asked, told = threading.Event(), threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(policy, "read_row_epochs", lambda keys: asked.set() or (told.wait(10) and {}))
+        redis.freeze()
+        call = asyncio.create_task(ask(client))
+        assert await asyncio.to_thread(asked.wait, 10)
+        call.cancel()
+        await until(lambda: not plane.runtime.exchanges)
+        told.set()
     assert (await ask(client)).status_code == 200
