@@ -75,7 +75,8 @@ class EagerTask:
     def _wait_for(self, future: "asyncio.Future[Any] | None") -> None:
         """As an asyncio.Task does; None is yielded by `asyncio.sleep(0)`."""
         if future is None:
-            self._loop.call_soon(self.go_on)
+            if not self._cancel_due:  # else that is on its way, and goes on
+                self._loop.call_soon(self.go_on)
             return
         future._asyncio_future_blocking = False
         future.add_done_callback(self._completed)

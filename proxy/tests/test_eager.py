@@ -1,6 +1,7 @@
 """Tasks that begin at once and go on within the callback that brings what they wait for."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -98,6 +99,22 @@ async def test_it_goes_on_after_a_cancel_that_it_survives():
     task.cancel()
     await turns(1)
     assert task.done()
+
+
+async def test_it_goes_on_once_after_a_cancel_that_finds_it_waiting_for_a_turn():
+    story = Story()
+
+    async def stubborn() -> None:
+        asyncio.current_task().cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        await story.wait()
+
+    task = begin(stubborn())
+    await turns(3)
+    assert (story.told, task.done()) == (["began"], False)
+    story.waiting.set_result("result")
+    assert (story.told, task.done()) == (["began", "result"], True)
 
 
 async def wait_for_future() -> str:
