@@ -70,7 +70,7 @@ class Breaker:
 
     def _fail(self, circuit: _Circuit, entered: State) -> Literal["opened"] | None:
         now = self._clock()
-        if entered == "half_open":
+        if entered == "half_open" and circuit.probing:  # else a late success has closed it meanwhile
             circuit.open_until, circuit.probing = now + self._rest, False
             return None
         if circuit.open_until is not None:  # sent before it opened

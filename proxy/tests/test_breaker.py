@@ -116,6 +116,16 @@ def test_it_believes_a_late_success(circuits):
     assert circuits.enter("k") == "closed"
 
 
+def test_it_counts_the_probes_failure_like_any_other_after_a_late_success(circuits, clock):
+    entered = circuits.enter("k")
+    open_it(circuits)
+    clock.now += 10
+    probe = circuits.enter("k")
+    assert circuits.leave("k", entered, alive=True) == "closed"
+    assert circuits.leave("k", probe, alive=False) is None
+    assert [use(circuits, alive=False) for _ in range(2)] == [("closed", None), ("closed", "opened")]
+
+
 def test_it_never_opens_when_told_so(clock):
     circuits = Breaker(0, window=30, rest=10, clock=clock)
     assert {use(circuits, alive=False) for _ in range(100)} == {("closed", None)}
