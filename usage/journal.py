@@ -137,18 +137,20 @@ class Journal:
             self._append(record)
 
     def api_key_refused(self, api_key_id: UUID, error: str) -> None:
-        """`error`: for the key's owner, without secrets. Left out when space is short: the next use says it again."""
+        """`error`: for the key's owner, without secrets. Left out when it cannot be written: the next use says it
+        again."""
         self._note(Refused(api_key_id, error))
 
     def key_resigned(self, proxy_key_id: UUID, verifier: bytes) -> None:
-        """Left out when space is short: the next use says it again."""
+        """Left out when it cannot be written: the next use says it again."""
         self._note(Resigned(proxy_key_id, verifier))
 
     def _note(self, record: Record) -> None:
         data = encode(record)
         with self._lock:
             if self.room():
-                self._append(data)
+                with contextlib.suppress(OSError):  # the request that brought the news goes on without it
+                    self._append(data)
 
     def _capacity(self) -> int:
         """Bytes of reserved space, such that every RECORD_MAX of them holds one record for certain."""

@@ -192,6 +192,16 @@ def test_it_records_no_refusal_on_space_that_is_reserved_for_others(new_journal,
     journal.end(an_end(begun[0]))
 
 
+def test_it_goes_on_without_a_refusal_that_the_disk_does_not_take(new_journal, monkeypatch):
+    """On a file system that copies on write, say."""
+    journal = new_journal()
+    with monkeypatch.context() as full:
+        full.setattr(os, "pwrite", no_space)
+        journal.api_key_refused(uuid7(), "401")
+        journal.key_resigned(uuid7(), bytes(33))
+    journal.begin(a_begin())
+
+
 def test_it_admits_again_when_there_is_space(new_journal, monkeypatch, directory, caplog):
     with monkeypatch.context() as full:
         full.setattr(os, "posix_fallocate", no_space)
