@@ -152,7 +152,7 @@ class Policies:
     def known(self, key_id: str) -> Policy | None:
         policy = self._policies.get(key_id)
         if policy is not None and time.monotonic() - policy.loaded_at > REFRESH_AFTER and key_id not in self._loading:
-            self._start(key_id).add_done_callback(_retrieve)
+            self._start(key_id)
         return policy
 
     async def load(self, key_id: str) -> Policy | None:
@@ -227,6 +227,7 @@ class Policies:
         task = asyncio.create_task(self._load(key_id))
         self._loading[key_id] = task
         task.add_done_callback(lambda _: self._loading.pop(key_id, None))
+        task.add_done_callback(_retrieve)
         return task
 
     async def _load(self, key_id: str) -> Policy | None:
@@ -286,7 +287,7 @@ def _fail(questions: list[Question], error: Exception) -> None:
 
 
 def _retrieve(task: "asyncio.Task[Any]") -> None:
-    """A refresh in the background may fail: the policy at hand serves on."""
+    """A read may fail that nobody waits for: the policy at hand serves on, or who asked has left."""
     if not task.cancelled():
         task.exception()
 

@@ -1,14 +1,18 @@
 """The cache of what the data plane knows: filled from the database only, never used once it is old."""
 
 import asyncio
+import gc
+import threading
 import time
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.db import OperationalError
 
 from accounts.keys import issue
 from proxy import policy
 from proxy.policy import Policies, read_policy
+from proxy.tests.test_hostile_cancel import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -111,6 +115,25 @@ async def test_it_refreshes_what_has_been_used_for_long_behind_the_request(polic
     fresh = await policies.load(key.key_id)
     assert fresh.loaded_at > loaded.loaded_at
     assert policies.known(key.key_id) is fresh
+
+
+async def test_it_makes_no_noise_of_a_read_that_fails_when_who_asked_has_left(policies, monkeypatch):
+    unseen, left = [], threading.Event()
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: unseen.append(context["message"]))
+
+    def fail(key_id):
+        left.wait(10)
+        raise OperationalError("connection refused")
+
+    monkeypatch.setattr(policy, "read_policy", fail)
+    asked = asyncio.create_task(policies.load("somebody"))
+    await until(lambda: policies._loading)
+    asked.cancel()
+    await asyncio.wait([asked])
+    left.set()
+    await until(lambda: not policies._loading)
+    gc.collect()
+    assert unseen == []
 
 
 async def test_it_forgets_its_labels_but_not_its_policies(key):
