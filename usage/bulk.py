@@ -9,11 +9,16 @@ from django.db import connection, models
 
 from accounts.ids import text_of
 
+_SQLITE_PARAMETERS = 32_766  # of one statement, unless SQLite was built for more, as Debian's is
+
 
 def insert(
     model: type[models.Model], columns: Sequence[str], rows: Sequence[Sequence[Any]], conflict: str
 ) -> list[tuple[Any, ...]]:
     """`conflict`: what follows ON CONFLICT. What it returns is as the database has it."""
+    most = _SQLITE_PARAMETERS // len(columns)
+    if connection.vendor != "postgresql" and len(rows) > most:
+        return insert(model, columns, rows[:most], conflict) + insert(model, columns, rows[most:], conflict)
     fields: list[Any] = [model._meta.get_field(name) for name in columns]
     if connection.vendor == "postgresql":
         # Columns as arrays: psycopg takes 80 ms to bind 500 rows of 24 parameters each.

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import sqlite3
 import threading
 from collections import Counter
 from decimal import Decimal
@@ -14,7 +15,7 @@ from accounts.models import User
 from usage import delivery
 from usage.models import Outcome, ProxyRequest, UsageHour
 from usage.records import Attempt, encode
-from usage.shipper import Shipper, ShipperBusy
+from usage.shipper import BATCH, Shipper, ShipperBusy
 from usage.tests.conftest import PROXY_KEY, USER, a_begin, an_end, exchange, rows, seal, sums_match_rows
 
 pytestmark = pytest.mark.django_db
@@ -45,6 +46,29 @@ def test_it_stores_texts_as_they_are(journal, directory):
     row = rows()[id]
     assert (row.model, row.error_message, row.provider_request_id) == (odd, odd, "null")
     assert [tried["model"] for tried in row.attempts] == [odd, "NULL"]
+
+
+@pytest.fixture
+def sqlite_of_default_limits(db):
+    """As it is built unless somebody asks for more, which Debian does."""
+    if connection.vendor != "sqlite":
+        yield
+        return
+    before = connection.connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 32_766)
+    yield
+    connection.connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, before)
+
+
+def test_it_ships_a_batch_of_as_many_models_as_rows(sqlite_of_default_limits, directory, new_journal):
+    journal = new_journal(4 << 20)
+    for number in range(BATCH):
+        journal.end(an_end(model=f"model {number}"))
+    stop = threading.Event()
+    stop.set()  # at the first refusal, instead of trying for ever
+
+    Shipper(directory).run(stop)
+    assert len(rows()) == BATCH
+    assert sums_match_rows()
 
 
 def test_it_leaves_open_exchanges_alone(journal, directory):
