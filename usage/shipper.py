@@ -13,6 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from hashlib import blake2b
 from pathlib import Path
 from uuid import UUID
 
@@ -209,9 +210,9 @@ class Shipper:
         try:
             record = decode(payload)
         except msgspec.DecodeError:
-            self._delivery.lay_aside(
-                frame(payload), f"{writer.name[:16]}{tail.offset:08x}", "this version cannot read it"
-            )
+            # Named for what is in it: where it stood, others of other segments may have stood too.
+            name = blake2b(payload, digest_size=16).hexdigest()
+            self._delivery.lay_aside(frame(payload), name, "this version cannot read it")
             return
         if isinstance(record, End):
             begun = writer.begins.pop(record.id, None)

@@ -14,7 +14,7 @@ from accounts.ids import uuid7
 from accounts.models import User
 from usage import delivery
 from usage.models import Outcome, ProxyRequest, UsageHour
-from usage.records import Attempt, encode
+from usage.records import Attempt, encode, frame
 from usage.shipper import BATCH, Shipper, ShipperBusy
 from usage.tests.conftest import PROXY_KEY, USER, a_begin, an_end, exchange, rows, seal, sums_match_rows
 
@@ -300,6 +300,20 @@ def test_it_ships_a_record_that_was_laid_aside_and_moved_back(directory):
 
     assert Shipper(directory).run_once() == 1
     assert end.id in rows()
+
+
+def test_it_lays_aside_every_record_of_a_newer_version(directory):
+    directory.mkdir()
+    records = {frame(f'["newer","{uuid7()}"]'.encode()) for _ in range(6)}
+    for number, record in enumerate(records):
+        (directory / f"{'ab' * 8}-{number:08d}.sealed").write_bytes(record)
+
+    for _ in range(2):  # and again, when they were moved back too early
+        Shipper(directory).run_once()
+        laid_aside = list((directory / "dead").iterdir())
+        assert {path.read_bytes() for path in laid_aside} == records
+        for path in laid_aside:
+            path.rename(directory / path.name)
 
 
 def test_it_fits_what_a_provider_claims_into_the_columns(journal, directory):
