@@ -92,7 +92,12 @@ class Tail:
         fd = self._open()
         try:
             rest = max(0, os.fstat(fd).st_size - self.offset)
-            return os.pread(fd, rest if final else min(rest, CHUNK), self.offset)
+            wanted = rest if final else min(rest, CHUNK)
+            data = os.pread(fd, wanted, self.offset)
+            # A read that ends before what the disk cannot give looks like the segment's end; the next one raises.
+            while len(data) < wanted and (more := os.pread(fd, wanted - len(data), self.offset + len(data))):
+                data += more
+            return data
         finally:
             os.close(fd)
 

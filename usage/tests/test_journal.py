@@ -72,6 +72,23 @@ def test_it_loses_only_the_record_in_which_a_byte_flips(three):
             assert ([record.id for record in found], torn) == ([ids[0], ids[2]], 1)
 
 
+def test_it_never_takes_what_the_disk_cannot_read_for_the_end(three, monkeypatch):
+    path, records, ids = three
+    path.write_bytes(b"".join(records))
+    unreadable, pread = len(records[0]), os.pread
+
+    def failing(fd, length, offset):
+        if offset == unreadable:
+            raise OSError(errno.EIO, "Input/output error")
+        return pread(fd, min(length, unreadable - offset), offset)  # as the kernel gives what comes before
+
+    with monkeypatch.context() as failure:
+        failure.setattr(os, "pread", failing)
+        with pytest.raises(OSError, match="Input/output"):
+            read(path)
+    assert [record.id for record in read(path)[0]] == ids
+
+
 def test_it_takes_a_gap_in_a_live_segment_for_damage_only_when_it_stays(three):
     path, records, ids = three
     tail = Tail(path, sealed=False)
