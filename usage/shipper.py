@@ -194,13 +194,13 @@ class Shipper:
 
     def _read(self, writer: _Writer, tail: Tail, *, final: bool) -> None:
         torn = tail.torn
-        self._touched.append(tail)
         while True:
             before = tail.offset
             for payload in tail.payloads(final=final):
                 self._take(writer, tail, payload)
             if final or tail.offset == before:
                 break
+        self._touched.append(tail)
         if tail.torn > torn:
             metrics.TORN.inc(tail.torn - torn)
             logger.error("%d damaged records in %s were skipped.", tail.torn - torn, tail.path.name)

@@ -9,6 +9,7 @@ from decimal import Decimal
 
 import pytest
 from django.db import DataError, OperationalError, connection
+from prometheus_client import REGISTRY
 
 from accounts.ids import uuid7
 from accounts.models import User
@@ -114,6 +115,18 @@ def test_it_removes_a_segment_once_every_exchange_in_it_has_ended(directory, new
     journal.end(an_end(long.id))
     shipper.run_once()
     assert not list(directory.glob("*.sealed"))
+
+
+def test_it_counts_no_backlog_once_all_is_shipped(directory, new_journal, monkeypatch):
+    monkeypatch.setattr("usage.shipper.BATCH", 2)
+    journal = new_journal()
+    journal.begin(a_begin())  # so that the segment is kept
+    for _ in range(3):
+        exchange(journal)
+    seal(journal)
+
+    Shipper(directory).run_once()
+    assert REGISTRY.get_sample_value("aiproxy_journal_backlog_bytes") == 0
 
 
 def test_it_marks_open_exchanges_of_a_closed_writer_interrupted_and_leaves_nothing_behind(directory, new_journal):
