@@ -54,9 +54,12 @@ def ensure(connection: BaseDatabaseWrapper, months: Iterable[dt.date]) -> list[d
     with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
         cursor.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_ADVISORY_LOCK])
-        missing = sorted(set(missing) - set(attached(connection)))
+        state = dict(_inherited(connection))
+        missing = [month for month in missing if state.get(month) is not False]
         for month in missing:
             name = name_of(month)
+            if month in state:  # the prune was interrupted within its detaching, which can only be ended
+                cursor.execute(f"ALTER TABLE {TABLE} DETACH PARTITION {name} FINALIZE")
             # A leftover of an interrupted prune holds rows of this very month: it is attached again.
             cursor.execute(f"CREATE TABLE IF NOT EXISTS {name} (LIKE {TABLE} INCLUDING ALL)")
             cursor.execute(

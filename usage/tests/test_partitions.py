@@ -1,11 +1,12 @@
 """The log is a table of months on PostgreSQL, a plain one elsewhere; old months go, sums stay."""
 
 import datetime as dt
+import threading
 from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import OperationalError, connection
 from django.utils import timezone
 
 from accounts.ids import uuid7
@@ -121,6 +122,26 @@ def test_it_drops_a_month_beside_running_inserts(journal, directory):
     assert "proxy_requests_2019_07" in call_command("prune_requests", "--keep-months=12", stdout=StringIO())
     assert dt.date(2019, 7, 1) not in partitions.attached(connection)
     assert not catalogue("SELECT 1 FROM pg_class WHERE relname = 'proxy_requests_2019_07'")
+
+
+@on_postgres
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_it_attaches_a_month_whose_prune_was_interrupted_while_it_waited(journal, directory, monkeypatch):
+    monkeypatch.setattr(partitions, "_LOCK_TIMEOUT", "100ms")
+    partitions.ensure(connection, [dt.date(2019, 7, 1)])
+    with connection.get_new_connection(connection.get_connection_params()) as backup:
+        backup.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        backup.execute("SELECT FROM proxy_requests")
+        with pytest.raises(OperationalError, match="lock timeout"):
+            partitions.drop(connection, dt.date(2019, 7, 1))
+    journal.end(late := an_end(id_in(2019, 7)))
+    stop = threading.Event()
+    stop.set()  # at the first refusal, instead of trying for ever
+
+    Shipper(directory).run(stop)
+    assert late.id in rows()
+    partitions.drop(connection, dt.date(2019, 7, 1))
 
 
 @on_postgres
