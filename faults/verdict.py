@@ -97,7 +97,8 @@ class _Requests:
         for row in evidence.rows:
             self._by_model[row.model].append(row)
         self._damaged_ids = {str(id) for id in self._ledger.damaged}
-        self._damaged_models = set(self._ledger.damaged.values())
+        # Of names of their own: the one that half of all requests have would excuse them all.
+        self._damaged_models = set(self._ledger.damaged.values()) - {MODEL}
         self._claimed: set[UUID] = set()
         self._anonymous: list[Sighting] = []  # whose row, if any, cannot be told from others
 
