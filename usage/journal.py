@@ -242,8 +242,8 @@ class Journal:
 
     def _make_segment(self) -> _Segment:
         path = self.directory / f"{self.writer}-{self._made:08d}.open"
-        temporary = path.with_suffix(".tmp")
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        temporary = path.with_suffix(".tmp")  # may be there: a disk that fails can also refuse to remove it
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(fd, 0, self._segment_bytes)
             temporary.rename(path)

@@ -234,6 +234,18 @@ def test_it_admits_again_when_there_is_space(new_journal, monkeypatch, directory
     wait_until(lambda: [r.levelname for r in caplog.records if r.name == "usage.journal"] == ["ERROR", "WARNING"])
 
 
+def test_it_makes_space_where_a_failed_attempt_could_not_be_removed(new_journal, monkeypatch):
+    def read_only(path):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "posix_fallocate", no_space)
+        failing.setattr(os, "unlink", read_only)
+        journal = new_journal()
+    journal._wake.set()
+    wait_until(journal.room)
+
+
 def test_it_makes_more_space_ahead_for_more_open_exchanges(new_journal):
     journal = new_journal(16 * RECORD_MAX)
     for _ in range(200):
