@@ -46,8 +46,8 @@ class UsageSource(models.TextChoices):
 
 
 def first_id(moment: dt.datetime) -> UUID:
-    """The smallest id that a request of this millisecond can have: ids are in order of time."""
-    return UUID(int=int(moment.timestamp() * 1000) << 80)
+    """The smallest id that a request of this millisecond can have: ids are in order of time, which begins in 1970."""
+    return UUID(int=max(0, int(moment.timestamp() * 1000)) << 80)
 
 
 class ProxyRequestQuerySet(models.QuerySet["ProxyRequest"]):
