@@ -16,13 +16,12 @@ from django.http import StreamingHttpResponse
 
 from accounts.models import User
 from usage.models import ProxyRequest
+from usage.tables import FORMULA
 
 PAGE = 2_000
 FIELDS = [field.attname for field in ProxyRequest._meta.concrete_fields]
 _HEAD = ["email", *FIELDS]
 OURS = {"user_id", "writer"}  # of no use to the user whose rows they are
-# What makes a spreadsheet take a cell for a formula (OWASP, CSV injection).
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 Row = tuple[Any, ...]
 
@@ -87,4 +86,4 @@ def _csv_lines(rows: list[Row]) -> str:
 def _inert(value: Any) -> Any:
     if isinstance(value, list):
         return json.dumps(value)
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

@@ -10,13 +10,13 @@ from typing import Any
 from uuid import UUID
 
 # What makes a spreadsheet take a cell for a formula (owasp.org/www-community/attacks/CSV_Injection).
-_LEADS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def cell(value: Any) -> str:
     """Text as a spreadsheet may have it: never a formula. Numbers stay as they are."""
     text = plain(value)
-    return f"'{text}" if not isinstance(value, int | float | Decimal) and text.startswith(_LEADS) else text
+    return f"'{text}" if not isinstance(value, int | float | Decimal) and text.startswith(FORMULA) else text
 
 
 def plain(value: Any) -> str:

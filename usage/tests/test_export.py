@@ -62,7 +62,7 @@ def test_it_exports_every_page(exporter, monkeypatch, query):
     assert [json.loads(line)["id"] for line in text(exporter.get(LINES, query)).splitlines()] == ids
 
 
-@pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+@pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\uff1d1+1"])
 def test_no_spreadsheet_takes_a_cell_for_a_formula(exporter, formula):
     record(model=formula, error_message=formula)
     (row,) = csv.DictReader(text(exporter.get(CSV)).splitlines(keepends=True))
