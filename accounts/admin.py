@@ -272,14 +272,14 @@ class ProxyKeyAdmin(BackOffice, KeyModelAdmin):
 
     def save_model(self, request: HttpRequest, obj: ProxyKey, form: Any, change: bool) -> None:
         if change:
-            super().save_model(request, obj, form, change)
+            obj.change(**{name: getattr(obj, name) for name in form.cleaned_data})
         else:
             request.new_proxy_key = keys.issue_row(obj)  # type: ignore[attr-defined]
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:
             return super().changeform_view(request, *args, **kwargs)
-        except (keys.PlanLimitReached, keys.AccountChanged) as error:
+        except (keys.PlanLimitReached, keys.KeyRevoked, keys.AccountChanged) as error:
             self.message_user(request, str(error) or "That account is disabled.", messages.ERROR)
             return HttpResponseRedirect(request.get_full_path())
 

@@ -45,6 +45,12 @@ class BackOffice(Mixin):
         except (EpochNotPublished, HashingBusy) as error:
             return self.explain(request, error)
 
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        """Of a row that is there what the form holds, and no more: what somebody else has changed since it was read
+        stays. Even if nothing differs: repeating a save that was not published must publish."""
+        columns = {field.name for field in self.opts.concrete_fields}
+        obj.save(update_fields=columns & form.fields.keys() if change else None)
+
     def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:
             response = super().changelist_view(request, *args, **kwargs)

@@ -179,10 +179,14 @@ class User(Epochal, AbstractBaseUser, PermissionsMixin):
     def __str__(self) -> str:
         return self.email
 
-    def save(self, *args: Any, **kwargs: Any) -> None:
+    def save(self, *args: Any, update_fields: Iterable[str] | None = None, **kwargs: Any) -> None:
+        """A new password is saved alone unless fields are named: Django's forms and commands hold the row as it was
+        before they hashed it, and who was disabled meanwhile would be enabled again."""
         has_new_password = self._password is not None and not self._state.adding
+        if has_new_password and update_fields is None:
+            update_fields = ["password"]
         with transaction.atomic():
-            super().save(*args, **kwargs)
+            super().save(*args, update_fields=update_fields, **kwargs)
             if has_new_password:
                 self.bump()
                 self.revoke_proxy_keys()

@@ -1,12 +1,14 @@
 import re
 
 import pytest
+from django.contrib import admin
 from django.contrib.auth.models import Permission
 from django.contrib.messages import get_messages
 from django.core import mail as django_mail
+from django.test import RequestFactory
 
 from accounts import mail, tokens
-from accounts.keys import parse
+from accounts.keys import KeyRevoked, parse
 from accounts.models import Plan, ProxyKey, User
 from accounts.tests.conftest import NEW_PASSWORD
 
@@ -178,6 +180,35 @@ def test_it_leaves_a_revoked_key_as_it_is(staff, owner, make_key):
     key = make_key(owner)
     key.revoke()
     assert staff.post(f"/admin/accounts/proxykey/{key.pk}/change/", {"name": "x"}).status_code == 403
+
+
+def save(row, **entered):
+    """What the page of a row does with what was entered, once `meanwhile` has run."""
+    site, meanwhile = admin.site.get_model_admin(type(row)), entered.pop("meanwhile")
+    request = RequestFactory().post("/")
+    request.user = User(is_superuser=True)
+    form = site.get_form(request, row)(entered, instance=type(row).objects.get(pk=row.pk))
+    assert form.is_valid(), form.errors
+    meanwhile()
+    site.save_model(request, form.save(commit=False), form, change=True)
+    row.refresh_from_db()
+
+
+def test_it_does_not_bring_back_a_key_that_was_revoked_while_staff_saved_it(owner, make_key):
+    key = make_key(owner)
+    with pytest.raises(KeyRevoked):
+        save(key, name="renamed", meanwhile=ProxyKey.objects.get(pk=key.pk).revoke)
+    key.refresh_from_db()
+    assert key.status == "revoked"
+
+
+def test_it_does_not_bring_back_a_password_that_was_changed_while_staff_saved_its_user(owner):
+    def change():
+        User.objects.get(pk=owner.pk).change_password(NEW_PASSWORD)
+
+    save(owner, email=owner.email, name="renamed", plan="free", meanwhile=change)
+    assert owner.name == "renamed"
+    assert owner.check_password(NEW_PASSWORD)
 
 
 @pytest.mark.parametrize(("status", "count"), [("live", 1), ("expired", 1), ("revoked", 1)])

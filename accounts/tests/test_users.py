@@ -48,6 +48,16 @@ def test_it_revokes_keys_and_ends_sign_ins_however_the_password_is_changed(owner
     assert key.status == "revoked"
 
 
+def test_it_does_not_enable_who_was_disabled_while_their_new_password_was_hashed(owner):
+    as_it_was = User.objects.get(pk=owner.pk)
+    as_it_was.set_password("another fine battery")
+    owner.disable()
+    as_it_was.save()
+    owner.refresh_from_db()
+    assert owner.check_password("another fine battery")
+    assert not owner.is_active
+
+
 def test_it_takes_a_hash_renewed_at_login_for_the_same_password(owner, make_key, password):
     key = make_key(owner)
     weaker = "argon2" + argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(password)
