@@ -193,6 +193,11 @@ class User(Epochal, AbstractBaseUser, PermissionsMixin):
             if has_new_password or not self.is_active:
                 self.end_sign_ins()
 
+    def set_unusable_password(self) -> None:
+        """Signing in by password ends, and save() ends what came of the old one, as for any other new password."""
+        super().set_unusable_password()
+        self._password = ""
+
     def bump(self) -> None:
         epoch.bump_user(self)
 

@@ -106,6 +106,18 @@ def test_it_sets_a_password_and_revokes_the_keys(staff, owner, make_key):
     assert key.status == "revoked"
 
 
+def test_it_takes_a_password_away_and_revokes_the_keys(staff, owner, make_key):
+    key = make_key(owner)
+    tokens.sign_in(owner)
+    body = {"usable_password": "false", "unset-password": "yes"}
+    assert staff.post(f"/admin/accounts/user/{owner.pk}/password/", body).status_code == 302
+    owner.refresh_from_db()
+    key.refresh_from_db()
+    assert not owner.has_usable_password()
+    assert key.status == "revoked"
+    assert not owner.sign_ins.filter(ended_at=None).exists()
+
+
 def test_it_bumps_the_epoch_when_staff_edit_a_user_or_a_plan(staff, owner):
     staff.post(f"/admin/accounts/user/{owner.pk}/change/", {"email": owner.email, "plan": "pro", "is_active": "on"})
     plan = {"name": "Free", "rpm": 7, "max_api_keys": 5, "max_proxy_keys": 5}
