@@ -79,6 +79,6 @@ def _decode(cursor: str) -> tuple[dt.datetime, UUID]:
         time = dt.datetime.fromisoformat(created_at)
         if time.tzinfo is None:
             raise ValueError("no time zone")
-        return time, UUID(id)
-    except (binascii.Error, ValueError) as error:
+        return time.astimezone(dt.UTC), UUID(id)
+    except (binascii.Error, ValueError, OverflowError) as error:  # in UTC it may be before the year 1, or after 9999
         raise ValidationError({"cursor": ["Not a cursor of ours: take `next` as it came."]}) from error

@@ -1,13 +1,34 @@
 """Owns how bodies are read: they say nothing that we would silently ignore, and a form may hold a list."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from django.http import QueryDict
-from rest_framework import serializers
+from rest_framework import parsers, serializers
 from rest_framework.utils.html import is_html_input
 
 _FORM_FIELDS = {"csrfmiddlewaretoken"}
+
+
+class JSONParser(parsers.JSONParser):
+    """Refuses half of a surrogate pair wherever it stands: it is no character, and no answer can quote it."""
+
+    def parse(self, *args: Any, **kwargs: Any) -> Any:
+        data = super().parse(*args, **kwargs)
+        fields = data.items() if isinstance(data, dict) else [("non_field_errors", data)]
+        if wrong := [name for name, value in fields if not _is_text([name, value])]:
+            shown = (name.encode(errors="backslashreplace").decode() for name in wrong)
+            raise serializers.ValidationError({name: ["It holds half of a surrogate pair."] for name in shown})
+        return data
+
+
+def _is_text(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class StrictSerializerMixin(serializers.Serializer[Any]):

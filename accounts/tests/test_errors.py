@@ -25,6 +25,13 @@ def test_it_answers_what_goes_wrong_beneath_a_view(error, status, header, db):
     assert header is None or answer[header]
 
 
+@pytest.mark.parametrize(("body", "named"), [(r'{"language": "\ud800"}', "language"), (r'{"\ud800": 1}', r"\ud800")])
+def test_it_names_the_field_that_holds_half_of_a_surrogate_pair(api, owner, body, named):
+    answer = api(owner).patch("/auth/me", body, content_type="application/json")
+    assert answer.status_code == 400
+    assert list(answer.json()) == [named]
+
+
 def test_it_leaves_other_exceptions_alone(rf):
     assert exception_handler(KeyError("secret"), {}) is None
     assert PlainAnswers(lambda request: None).process_exception(rf.get("/"), KeyError("secret")) is None

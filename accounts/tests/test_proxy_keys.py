@@ -1,3 +1,4 @@
+import base64
 import uuid
 from datetime import timedelta
 
@@ -219,6 +220,13 @@ def test_it_refuses_a_page_it_cannot_make(api, owner, query):
     answer = api(owner).get(f"/proxy-api-keys?{query}")
     assert answer.status_code == 400
     assert list(answer.json()) == [query.partition("=")[0]]
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
+def test_it_refuses_a_cursor_beyond_the_calendar(api, owner, moment):
+    cursor = base64.urlsafe_b64encode(f"{moment} {owner.pk.hex}".encode()).decode()
+    answer = api(owner).get("/proxy-api-keys", {"cursor": cursor})
+    assert (answer.status_code, list(answer.json())) == (400, ["cursor"])
 
 
 def test_it_cannot_be_paged_into_somebody_elses_keys(api, owner, teammate, make_key):
