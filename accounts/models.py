@@ -237,9 +237,9 @@ class User(Epochal, AbstractBaseUser, PermissionsMixin):
         """Saves a new key, if the plan has room for it."""
         with transaction.atomic():
             # The lock makes two at once count each other.
-            locked = User.objects.select_for_update().get(pk=self.pk)
-            # Who signed in before a password change must not get a key after it.
-            if locked.password != self.password or not locked.is_active:
+            locked = User.objects.select_for_update().filter(pk=self.pk).first()
+            # Who signed in before a password change must not get a key after it; nor who is gone.
+            if locked is None or locked.password != self.password or not locked.is_active:
                 raise AccountChanged
             locked.check_room_for_proxy_key()
             row.save()

@@ -19,6 +19,7 @@ from rest_framework_simplejwt.exceptions import InvalidToken, TokenError
 from rest_framework_simplejwt.settings import api_settings
 from rest_framework_simplejwt.tokens import AccessToken, Token
 
+from accounts.keys import AccountChanged
 from accounts.models import SignIn, User
 from audit import origin
 from audit.models import Action
@@ -43,14 +44,18 @@ class Pair:
 
 
 def sign_in(user: User) -> Pair:
-    """Starts a family for somebody who has just shown their password."""
+    """Starts a family for somebody who has just shown their password. AccountChanged if it, or they, are gone since."""
     user.sign_ins.filter(expires_at__lt=timezone.now()).delete()
     refresh = RefreshToken.for_user(user)
-    family = SignIn.objects.create(
-        user=user, jti=refresh["jti"], expires_at=_expiry(refresh), address=origin.columns(user)["address"]
-    )
-    update_last_login(User, user)
-    record(Action.SIGN_IN, user, note="tokens", actor=user)
+    with transaction.atomic():
+        same = User.objects.select_for_update().filter(pk=user.pk, password=user.password, is_active=True)
+        if not same.exists():  # what ends sign-ins comes before us, or sees us
+            raise AccountChanged
+        family = SignIn.objects.create(
+            user=user, jti=refresh["jti"], expires_at=_expiry(refresh), address=origin.columns(user)["address"]
+        )
+        update_last_login(User, user)
+        record(Action.SIGN_IN, user, note="tokens", actor=user)
     return _pair(refresh, family.pk)
 
 

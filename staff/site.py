@@ -13,7 +13,7 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.auth import REDIRECT_FIELD_NAME, logout
 from django.contrib.auth.signals import user_login_failed
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, URLResolver, path, reverse
@@ -175,10 +175,13 @@ class StaffSite(admin.AdminSite):
         return self._page(request, "enrol", "Set up your second factor", **shown)
 
     def _enrolled(self, request: HttpRequest, new: Authenticator) -> HttpResponse:
-        with transaction.atomic():
-            new.save(force_insert=True)
-            record(Action.SECOND_FACTOR, new.user, note="enrolled an authenticator app")
-            codes = new.new_recovery_codes()
+        try:
+            with transaction.atomic():
+                new.save(force_insert=True)
+                record(Action.SECOND_FACTOR, new.user, note="enrolled an authenticator app")
+                codes = new.new_recovery_codes()
+        except IntegrityError:  # sent twice at once: the other one was faster
+            return self._to("second_factor", request)
         del request.session[_SALT]
         _let_in(request, new)
         return self._page(request, "recovery_codes", "Your recovery codes", codes=codes, next=self._next(request))

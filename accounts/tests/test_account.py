@@ -123,3 +123,11 @@ def test_it_is_closed_to_nobody(anonymous, path, db):
 @pytest.mark.parametrize("path", ["/auth/me", "/auth/login", "/proxy-api-keys", "/proxy-api-keys/generate"])
 def test_it_has_no_trailing_slash(api, owner, path):
     assert api(owner).get(path + "/").status_code == 404
+
+
+@pytest.mark.parametrize("meanwhile", [User.delete, User.disable, lambda user: user.change_password(NEW_PASSWORD)])
+def test_it_gives_nothing_to_whose_account_has_changed_meanwhile(owner, meanwhile):
+    meanwhile(User.objects.get(pk=owner.pk))
+    for ask in (tokens.sign_in, keys.issue):
+        with pytest.raises(keys.AccountChanged):
+            ask(owner)

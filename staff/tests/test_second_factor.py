@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from axes.models import AccessAttempt
+from django.contrib import admin
 from django.contrib.auth.models import Permission
 from django.core.management import CommandError, call_command
 from django.test import Client
@@ -306,3 +307,11 @@ def test_only_a_superuser_resets_a_superusers(member, teammate, signed_in):
     body = {"action": "delete_selected", "_selected_action": [str(own.pk)], "post": "yes"}
     browser.post("/admin/staff/authenticator/", body)
     assert Authenticator.objects.filter(pk=own.pk).exists()
+
+
+def test_it_enrols_once_when_the_button_is_pressed_twice(member, app, rf):
+    late = rf.post(ENROL)
+    late.user = member
+    answer = admin.site._enrolled(late, Authenticator(user=member, salt=new_salt()))
+    assert urlsplit(answer["Location"]).path == CODE
+    assert Authenticator.objects.get() == app
