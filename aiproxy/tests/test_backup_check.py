@@ -39,6 +39,20 @@ def test_it_says_what_is_missing(filled, tmp_path):
         call_command("backup_check", compare=tmp_path / "sums.json")
 
 
+@pytest.mark.parametrize("content", [None, "", "[]", "no JSON"])
+def test_it_says_that_there_is_nothing_to_compare_with(filled, tmp_path, content):
+    path = tmp_path / "sums.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(CommandError, match=r"sums\.json (cannot be read|holds no sums)"):
+        call_command("backup_check", compare=path)
+
+
+def test_it_says_that_it_cannot_write(filled, tmp_path):
+    with pytest.raises(CommandError, match="cannot be written: No such file"):
+        call_command("backup_check", write=tmp_path / "nowhere" / "sums.json")
+
+
 def test_it_tells_which_keys_do_not_open_without_their_master_key(filled, settings):
     settings.AIPROXY_MASTER_KEYS = keyset()
     with pytest.raises(CommandError, match=r"API key .* does not open: master key 1"):

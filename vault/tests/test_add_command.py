@@ -52,3 +52,19 @@ def test_it_says_that_a_key_is_stored_already(owner, give):
     give(key, owner.email, "openai")
     with pytest.raises(CommandError, match="already"):
         give(key, owner.email, "openai", "--label", "again")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("label", "x" * 81), ("label", "two\nlines"), ("priority", "-1"), ("priority", "32768")]
+)
+def test_it_holds_an_operator_to_the_same_rules(owner, give, option, value):
+    with pytest.raises(CommandError, match=f"--{option}: "):
+        give(make_key(), owner.email, "openai", f"--{option}={value}")
+    assert not ApiKey.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it_says_that_the_workers_were_not_told(owner, give, settings):
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"  # nothing listens there
+    with pytest.raises(CommandError, match="the workers were not told"):
+        give(make_key(), owner.email, "openai")

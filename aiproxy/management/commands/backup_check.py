@@ -34,7 +34,7 @@ class Command(BaseCommand):
         for name, value in sums.items():
             self.stdout.write(f"{name:28} {value}")
         if options["compare"]:
-            before = json.loads(options["compare"].read_text())
+            before = read(options["compare"])
             wrong += [
                 f"{name}: {before.get(name)} in the backup, {sums.get(name)} here"
                 for name in sorted(before.keys() | sums.keys())
@@ -43,8 +43,24 @@ class Command(BaseCommand):
         if wrong:
             raise CommandError("\n".join(wrong))
         if options["write"]:
-            options["write"].write_text(json.dumps(sums, indent=2) + "\n")
+            try:
+                options["write"].write_text(json.dumps(sums, indent=2) + "\n")
+            except OSError as error:
+                raise CommandError(f"{options['write']} cannot be written: {error.strerror}.") from error
         return "Every stored key opens, every proxy key can be verified."
+
+
+def read(path: Path) -> dict[str, str]:
+    """The sums that --write put there."""
+    try:
+        sums = json.loads(path.read_text())
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError:
+        sums = None
+    if not isinstance(sums, dict):
+        raise CommandError(f"{path} holds no sums: give a file that --write made.")
+    return sums
 
 
 def closed_api_keys() -> list[str]:

@@ -9,6 +9,7 @@ from django.db import OperationalError, connections
 from psycopg.errors import LockNotAvailable
 
 PATIENCE = 5.0  # seconds
+LONGEST = 86_400
 TRIES = 12
 
 
@@ -24,8 +25,8 @@ class Command(migrate.Command):
         )  # fmt: skip
 
     def handle(self, *args: Any, **options: Any) -> None:
-        if options["lock_timeout"] <= 0:
-            raise CommandError("--lock-timeout: more than 0 seconds.")
+        if not 0 < options["lock_timeout"] <= LONGEST:
+            raise CommandError(f"--lock-timeout: more than 0 seconds, and {LONGEST:,} at the most.")
         for left in range(TRIES - 1, -1, -1):
             try:
                 self._migrate(*args, **options)

@@ -4,11 +4,14 @@ import sys
 from getpass import getpass
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from accounts.epoch import EpochNotPublished
 from accounts.management import user_of
 from vault import store
 from vault.check import check_api_key
+from vault.models import ApiKey
 from vault.providers import PROVIDERS
 from vault.secret import Secret
 
@@ -29,13 +32,16 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> str:
         user, provider = user_of(options["email"]), options["provider"]
-        if not 0 <= options["priority"] <= 32_767:
-            raise CommandError("--priority: 0 to 32767.")
+        for name in ("label", "priority"):
+            try:
+                ApiKey._meta.get_field(name).clean(options[name], None)  # type: ignore[union-attr]
+            except ValidationError as error:
+                raise CommandError(f"--{name}: {' '.join(error.messages)}") from error
         key = getpass("Key: ") if sys.stdin.isatty() else sys.stdin.readline()
         try:
             chosen = {"priority": options["priority"], "base_url": options["base_url"].rstrip("/")}
             row = store.add(user.pk, provider, options["label"], Secret(key.strip()), **chosen)
-        except (store.NotStored, ValueError) as error:
+        except (store.NotStored, EpochNotPublished, ValueError) as error:
             raise CommandError(str(error)) from error
         told = f"Stored {row} for {user.email}."
         if not options["test"]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from accounts.epoch import EpochNotPublished
 from accounts.management import user_of
 from vault.check import check_api_key
 from vault.models import ApiKey
@@ -31,7 +32,10 @@ class Command(BaseCommand):
         outcomes: Counter[str] = Counter()
         self.stdout.write(f"{'outcome':8} {'status':6} {'ms':>6}  {'provider':9} key, label, user, error")
         for row in rows:
-            verdict = check_api_key(row)
+            try:
+                verdict = check_api_key(row)
+            except EpochNotPublished as error:
+                raise CommandError(str(error)) from error
             word = _WORDS[verdict.valid]
             outcomes[word] += 1
             what = ", ".join(part for part in (row.masked, row.label, row.user.email, verdict.error) if part)
