@@ -1,5 +1,6 @@
 """Owns the door of the back-office: password, then second factor; each page asks again whether both were shown."""
 
+import logging
 from collections.abc import Callable
 from copy import copy
 from functools import wraps
@@ -11,9 +12,10 @@ from axes.handlers.proxy import AxesProxyHandler
 from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
+from django.contrib.admin.views.main import ERROR_FLAG
 from django.contrib.auth import REDIRECT_FIELD_NAME, logout
 from django.contrib.auth.signals import user_login_failed
-from django.db import IntegrityError, transaction
+from django.db import DataError, IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, URLResolver, path, reverse
@@ -31,6 +33,8 @@ from audit.models import Action
 from audit.trail import record
 from staff import sessions
 from staff.models import Authenticator, new_salt
+
+logger = logging.getLogger(__name__)
 
 _SALT = "staff.salt"  # in the session, until the new app has shown a right code
 _WRONG = "That code is not right, or was used already. After wrong ones you must wait a little longer each time."
@@ -98,7 +102,13 @@ class StaffSite(admin.AdminSite):
                 query = QueryDict(mutable=True)
                 query[REDIRECT_FIELD_NAME] = request.get_full_path()
                 return HttpResponseRedirect(f"{reverse(f'{self.name}:again')}?{query.urlencode(safe='/')}")
-            response: HttpResponse = inner(request, *args, **kwargs)
+            try:
+                response: HttpResponse = inner(request, *args, **kwargs)
+            except (ValueError, OverflowError, DataError) as error:
+                if not _is_narrowed_list(request):
+                    raise
+                logger.warning("a list could not be narrowed as asked: %s", type(error).__name__)
+                return HttpResponseRedirect(f"{request.path}?{ERROR_FLAG}=1")
             return response
 
         return guarded
@@ -232,6 +242,12 @@ def _is_dangerous(request: HttpRequest) -> bool:
     if request.method != "POST" or request.resolver_match is None:
         return False
     return request.resolver_match.url_name in DANGEROUS or request.POST.get("action") in DANGEROUS_ACTIONS
+
+
+def _is_narrowed_list(request: HttpRequest) -> bool:
+    """Whether its query string may be what is wrong: Django finds most of what cannot be looked for, and not all."""
+    is_list = request.resolver_match is not None and (request.resolver_match.url_name or "").endswith("_changelist")
+    return is_list and request.method == "GET" and bool(request.GET.keys() - {ERROR_FLAG})
 
 
 def _is_password(request: HttpRequest, password: str) -> bool:
