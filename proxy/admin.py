@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING
 
 from django.contrib import admin
+from django.core.exceptions import ValidationError
+from django.forms import ModelForm
 from django.http import HttpRequest
 
 from accounts.backoffice import BackOffice
@@ -10,12 +12,26 @@ from proxy.models import ModelAlias
 
 if TYPE_CHECKING:
     AliasModelAdmin = admin.ModelAdmin[ModelAlias]
+    AliasModelForm = ModelForm[ModelAlias]
 else:
     AliasModelAdmin = admin.ModelAdmin
+    AliasModelForm = ModelForm
+
+
+class AliasForm(AliasModelForm):
+    def clean_name(self) -> str:
+        """Of one that is there, owner and key are not in the form: Django does not see that the name is taken."""
+        name: str = self.cleaned_data["name"]
+        row = self.instance
+        of_the_name = ModelAlias.objects.filter(user=row.user_id, proxy_key=row.proxy_key_id, name=name)
+        if not row._state.adding and of_the_name.exclude(pk=row.pk).exists():
+            raise ValidationError("There is an alias of this name already.")
+        return name
 
 
 @admin.register(ModelAlias)
 class ModelAliasAdmin(BackOffice, AliasModelAdmin):
+    form = AliasForm
     list_display = ["name", "targets", "user", "proxy_key", "created_at"]
     list_select_related = ["user", "proxy_key"]
     search_fields = ["name", "user__email", "id"]

@@ -187,6 +187,12 @@ def test_staff_change_an_alias_and_the_workers_learn_of_it(staff, owner, best):
     assert epoch_of(owner) == before + 1
 
 
+def test_staff_are_told_that_a_name_is_taken(staff, owner, best):
+    ModelAlias(user=owner, name="good", targets=["gpt-4o"]).add()
+    answer = staff.post(f"{ADMIN}{best['id']}/change/", {"name": "good", "targets": '["gpt-4o"]'})
+    assert "There is an alias of this name already." in answer.content.decode()
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
