@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from proxy.errors import BadRequest, ProxyError
-from proxy.wire import Call
+from proxy.wire import UNREADABLE, Call
+from proxy.wire.fields import decode
 
 # Reserved for an answer of unknown length; the real count replaces it at the end.
 DEFAULT_OUTPUT = 1024
@@ -231,7 +232,7 @@ def input_tokens(value: bytes) -> int:
     if max(map(value.find, _MEDIA_NAMES)) < 0:
         return len(value) // 4 + 1
     text, media = 0, 0
-    waiting: list[Any] = [_decode_any(value)]
+    waiting: list[Any] = [decode(value)]
     while waiting:
         item = waiting.pop()
         if isinstance(item, str):
@@ -245,19 +246,12 @@ def input_tokens(value: bytes) -> int:
     return text // 4 + media * MEDIA_TOKENS + 1
 
 
-def _decode_any(value: bytes) -> Any:
+def _read(decoder: Callable[[bytes], Any], body: bytes, shape: type[msgspec.Struct]) -> Any:
     try:
-        return msgspec.json.decode(value)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BadRequest(f"The body is not JSON that can be read: {error}", code="invalid_json") from error
-
-
-def _read(decode: Callable[[bytes], Any], body: bytes, shape: type[msgspec.Struct]) -> Any:
-    try:
-        request = decode(body)
+        request = decoder(body)
     except msgspec.ValidationError as error:
         raise _wrong_field(error) from error
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise BadRequest(f"The body is not JSON that can be read: {error}", code="invalid_json") from error
     _refuse_twice(body, shape.__struct_fields__)
     return request
@@ -328,7 +322,7 @@ def _models(model: str | None, models: list[str] | msgspec.UnsetType | None) -> 
 
 def with_one_model(body: bytes, model: str) -> bytes:
     """The body as if it had asked for this model alone: `models` is ours, no provider knows it."""
-    fields: dict[str, msgspec.Raw] = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    fields: dict[str, msgspec.Raw] = decode(body, dict[str, msgspec.Raw])
     del fields["models"]
     return msgspec.json.encode(fields | {"model": msgspec.Raw(msgspec.json.encode(model))})
 

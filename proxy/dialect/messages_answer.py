@@ -10,7 +10,7 @@ import msgspec
 
 from proxy.dialect.messages_turns import GOOGLE_SIGNATURE
 from proxy.errors import UpstreamBroken
-from proxy.wire import Call
+from proxy.wire import UNREADABLE, Call
 
 Json = dict[str, Any]
 
@@ -83,7 +83,7 @@ def completion(data: bytes) -> Completion:
     """UpstreamBroken for what is no chat completion."""
     try:
         return _completion(data)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise UpstreamBroken("The provider's answer cannot be read.") from error
 
 
@@ -115,7 +115,7 @@ def usage(raw: msgspec.Raw) -> Json:
     """Anthropic's three disjoint classes of input; zeros where the provider said nothing."""
     try:
         found = (_usage(raw) if bytes(raw) else None) or _Usage()
-    except msgspec.DecodeError:
+    except UNREADABLE:
         found = _Usage()
     details = found.prompt_tokens_details or _InputDetails()
     read, written = details.cached_tokens or 0, details.cache_write_tokens or 0
@@ -155,7 +155,7 @@ def _tool_use(call: ToolCall, *, is_cut: bool) -> Json | None:
     """None for a call that the limit of tokens has cut off."""
     try:
         input = msgspec.json.decode(call.function.arguments or "{}")
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         input = None
     if isinstance(input, dict):
         return {"type": "tool_use", "id": call.id or "", "name": call.function.name or "", "input": input}

@@ -11,7 +11,7 @@ from proxy.dialect.responses_answer import Usage
 from proxy.dialect.responses_request import in_our_words, to_chat
 from proxy.dialect.responses_stream import Encoder, Message
 from proxy.errors import ProxyError, UpstreamBroken
-from proxy.wire import Call, Decoder, openai_responses
+from proxy.wire import UNREADABLE, Call, Decoder, openai_responses
 
 
 class _Choice(msgspec.Struct):
@@ -34,7 +34,7 @@ def answer(body: bytes, call: Call) -> bytes:
     try:
         completion = _decode(body)
         choice = completion.choices[0]
-    except (msgspec.DecodeError, RecursionError, IndexError) as error:
+    except (*UNREADABLE, IndexError) as error:
         raise UpstreamBroken("The provider's answer cannot be read.") from error
     encoder = Encoder(call)
     encoder.begin(completion.model, completion.created)

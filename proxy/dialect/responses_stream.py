@@ -12,7 +12,7 @@ from proxy import sse
 from proxy.dialect.responses_answer import Envelope, Usage
 from proxy.dialect.responses_items import Json, Signed
 from proxy.errors import ProxyError, UpstreamBroken
-from proxy.wire import Call
+from proxy.wire import UNREADABLE, Call
 from proxy.wire.openai_responses import error_event
 
 _encode = msgspec.json.encode
@@ -120,7 +120,7 @@ class Encoder:
     def feed(self, events: bytes) -> bytes:
         try:
             return b"".join([self._read(_decode(data)) for event in sse.events(events) if (data := _json_of(event))])
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise UpstreamBroken("The provider sent an event that cannot be read.") from error
 
     def finish(self, events: bytes) -> bytes:

@@ -100,3 +100,8 @@ def test_it_estimates_embeddings():
     body = json.dumps({"model": "text-embedding-3-small", "input": ["x" * 400, "y" * 400]}).encode()
     assert 200 <= requests.decode_embeddings(body).tokens_input <= 205
     assert refusal(b'{"model":"m"}', requests.decode_embeddings).param == "input"
+
+
+def test_it_refuses_text_that_is_not_utf_8_beside_a_picture():
+    body = b'{"model":"gpt-4o","messages":[{"content":[{"type":"image_url"},{"type":"text","text":"\xff"}]}]}'
+    assert refusal(body).code == "invalid_json"

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from proxy.errors import BadRequest
 from proxy.wire import Call
 from proxy.wire import openai as wire
 
@@ -95,6 +96,11 @@ def test_it_replaces_stream_options_that_say_no():
     assert b"12345678901234567890123" in sent
 
 
+def test_it_refuses_a_body_whose_names_are_not_utf_8():
+    with pytest.raises(BadRequest):
+        wire.encode(b'{"model":"openai/m","\xff":1}', Call("openai/m"), "m", None)
+
+
 def test_it_leaves_a_body_alone_that_needs_nothing():
     body = b'{"model":"m"}'
     assert wire.encode(body, Call("m"), "m", None) is body
@@ -115,6 +121,7 @@ def test_it_sends_the_providers_name_of_the_model_and_the_keys_cap():
         (400, b'{"error":{"code":"context_length_exceeded","param":"messages"}}', (400, "context_length_exceeded")),
         (500, b"<html>oops</html>", (500, None)),
         (529, b"{}", (503, None)),
+        (429, b'{"error":{"message":"\xff"}}', (429, None)),
     ],
 )
 def test_it_maps_the_providers_errors(status, body, expected):

@@ -11,6 +11,9 @@ import msgspec
 
 from proxy.errors import ProxyError
 
+# What reading JSON raises of bytes that are none, or of another shape: texts are looked at for UTF-8 only where read.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 class Call(msgspec.Struct):
     """What we read of a client's request; the rest of its body is not ours to know."""

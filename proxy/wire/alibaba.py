@@ -12,7 +12,7 @@ import msgspec
 
 from proxy import sse
 from proxy.errors import ProviderAnswer, ProviderKeyRejected, ProxyError, UpstreamBroken
-from proxy.wire import Call, Usage, Wire
+from proxy.wire import UNREADABLE, Call, Usage, Wire
 from proxy.wire.alibaba_request import encode
 from proxy.wire.fields import word
 from proxy.wire.openai import target, usage
@@ -34,8 +34,8 @@ _STATUS = {
 }
 
 
-# Not JSON, or JSON of another shape.
-_UNREADABLE = (msgspec.DecodeError, RecursionError, AttributeError, LookupError, TypeError)
+# The same of JSON that is gone through by name.
+_MISSHAPEN = (*UNREADABLE, AttributeError, LookupError, TypeError)
 
 
 # --- answers ---------------------------------------------------------------------------------------------------
@@ -48,7 +48,7 @@ def answer(body: bytes, call: Call) -> tuple[bytes, Usage | None]:
         choices = found.get("choices") if isinstance(found, dict) else None
         for choice in choices or ():
             _complete_choice(choice)
-    except _UNREADABLE as error:
+    except _MISSHAPEN as error:
         raise UpstreamBroken("The provider's answer cannot be read.") from error
     if _is_error(found):
         raise _failure(found)
@@ -111,7 +111,7 @@ class Decoder(StreamDecoder):
                 self.failure = _failure(chunk)
             elif self._normalise(chunk, data):
                 parts.append(_event(chunk))
-        except _UNREADABLE:
+        except _MISSHAPEN:
             self.failure = UpstreamBroken("The provider sent an event that cannot be read.")
 
     def _normalise(self, chunk: Json, data: bytes) -> bool:
@@ -165,7 +165,7 @@ def error(status: int, body: bytes) -> ProxyError:
     """Of a complete error answer; the caller scrubs it of secrets."""
     try:
         found = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         found = {}
     return _mapped(status, _error_object(found))
 

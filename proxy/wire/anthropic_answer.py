@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 
 from proxy.errors import UpstreamBroken
-from proxy.wire import Usage
+from proxy.wire import UNREADABLE, Usage
 from proxy.wire.anthropic_tools import JSON_TOOL
 
 FINISH_REASONS = {
@@ -143,14 +143,14 @@ def tokens(raw: msgspec.Raw) -> Tokens | None:
     """None for what is no usage, or none that can be true."""
     try:
         return _decode_tokens(raw) if bytes(raw) else None
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return None
 
 
 def usage(body: bytes) -> Usage | None:
     try:
         found = tokens(msgspec.json.decode(body, type=_WithUsage).usage)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return None
     return found.usage() if found else None
 
@@ -159,7 +159,7 @@ def answer(body: bytes) -> tuple[bytes, Usage | None]:
     """A plain answer in OpenAI's form. UpstreamBroken for what is no answer of Anthropic's."""
     try:
         return _completion(msgspec.json.decode(body, type=_Message))
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise UpstreamBroken("The provider's answer is not one of the Messages API.") from error
 
 
@@ -221,7 +221,7 @@ def annotation(citation: msgspec.Raw, start: int, end: int) -> dict[str, Any] | 
     """OpenAI's annotation of a text (from start to end) with a page of the web; None for other citations."""
     try:
         found = msgspec.json.decode(citation, type=_Citation)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
     if found.type != "web_search_result_location":
         return None

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from proxy.errors import ProviderAnswer, ProviderKeyRejected, ProxyError
+from proxy.wire import UNREADABLE
 
 _STATUSES = {
     "invalid_request_error": 400,
@@ -71,7 +72,7 @@ def native_stream_error(data: bytes) -> ProxyError:
 def _read(body: bytes) -> _Error:
     try:
         return msgspec.json.decode(body, type=_Body).error
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except UNREADABLE:
         return _Error()
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import msgspec
 
 from proxy import sse
-from proxy.wire import Call, Usage, Wire
+from proxy.wire import UNREADABLE, Call, Usage, Wire
 from proxy.wire import anthropic_answer as answers
 from proxy.wire.anthropic_answer import Tokens, tokens
 from proxy.wire.anthropic_errors import native_error, native_stream_error
@@ -67,7 +67,7 @@ class Decoder(StreamDecoder):
             data = sse.data_of(event)
             try:
                 found = _decode(data)
-            except (msgspec.DecodeError, RecursionError):
+            except UNREADABLE:
                 found = _Event()  # not ours to judge
             if found.type == "message_stop":
                 self.complete, self.final = True, event

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from proxy.errors import BadRequest
+from proxy.wire import UNREADABLE
 from proxy.wire.anthropic_capabilities import Capabilities, capabilities
 from proxy.wire.anthropic_messages import Conversation, Message
 from proxy.wire.anthropic_schema import sanitised
@@ -130,7 +131,7 @@ def _decode(body: bytes) -> tuple[Fields, _Chat]:
         said, _, path = str(error).partition(" - at `$")
         param = path.strip("`.") or "messages"
         raise BadRequest(f"{param}: {said}.", param=param, code="invalid_type") from error
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise BadRequest(f"The body is not JSON that can be read: {error}", code="invalid_json") from error
 
 

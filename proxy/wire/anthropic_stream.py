@@ -11,7 +11,7 @@ import msgspec
 
 from proxy import sse
 from proxy.errors import UpstreamBroken
-from proxy.wire import Call
+from proxy.wire import UNREADABLE, Call
 from proxy.wire.anthropic_answer import (
     BLOCKS,
     Block,
@@ -129,7 +129,7 @@ class Decoder(StreamDecoder):
     def _read(self, data: bytes) -> bytes:
         try:
             return self._event(_decode(data), data)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             if not (isinstance(error, msgspec.ValidationError) and _is_foreign(data)):
                 self.failure = UpstreamBroken("The provider sent an event that cannot be read.")
             return b""
@@ -273,7 +273,7 @@ def _is_foreign(data: bytes) -> bool:
     """Whether an event is of a kind that is not translated: its fields may have any shape."""
     try:
         kinds = msgspec.json.decode(data, type=_Kinds)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return False
     if kinds.content_block is not None:
         return kinds.content_block.type not in BLOCKS

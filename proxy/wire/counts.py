@@ -5,6 +5,8 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from proxy.wire import UNREADABLE
+
 # What is no count is not counted: usage with a number outside of this is taken for none at all, and estimated.
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 _T = TypeVar("_T")
@@ -14,9 +16,9 @@ def decoded(decode: Callable[[bytes], _T], body: bytes) -> _T | None:
     """A plain answer, or the usage at the end of a long one whose beginning is gone; None if it is neither."""
     try:
         return decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         pass
     try:
         return decode(b"{" + body[body.rfind(b'"usage"') :])  # inside a text the quotes would be escaped
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from proxy.errors import BadRequest
+from proxy.wire import UNREADABLE
 
 # What the contract itself calls optional help, bookkeeping or a choice of the provider's: it may go unheeded.
 # https://platform.openai.com/docs/api-reference/chat/create
@@ -59,7 +60,7 @@ def decode(value: bytes | msgspec.Raw, kind: Any = Any) -> Any:
     """A JSON value of the request; views have read no more of it than they need."""
     try:
         return msgspec.json.decode(value, type=kind)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise BadRequest(f"The body is not JSON that can be read: {error}", code="invalid_json") from error
 
 

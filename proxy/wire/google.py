@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from proxy.errors import UpstreamBroken
-from proxy.wire import Call, Usage, Wire
+from proxy.wire import UNREADABLE, Call, Usage, Wire
 from proxy.wire.google_answer import Answer, decode_answer, plain
 from proxy.wire.google_error import error, failure_of
 from proxy.wire.google_request import encode
@@ -58,7 +58,7 @@ def _stream_at_once(body: bytes, call: Call) -> tuple[bytes, Usage | None]:
 def _decode_events(body: bytes) -> list[msgspec.Raw]:
     try:
         return msgspec.json.decode(body, type=list[msgspec.Raw])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise UpstreamBroken("The provider's answer cannot be read.") from error
 
 
@@ -70,7 +70,7 @@ def usage(body: bytes) -> Usage | None:
 def _decode(body: bytes) -> Answer | None:
     try:
         return decode_answer(body)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return None
 
 

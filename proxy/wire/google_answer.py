@@ -13,7 +13,7 @@ from uuid import uuid4
 import msgspec
 
 from proxy.errors import UpstreamBroken
-from proxy.wire import Call, Usage
+from proxy.wire import UNREADABLE, Call, Usage
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 Json = dict[str, Any]
@@ -297,7 +297,7 @@ def _embeddings(answer: Answer, call: Call) -> tuple[bytes, Usage | None]:
     try:
         vectors = _decode_embeddings(answer.embeddings)
         values = [_base64(one.values) if call.base64 else one.values for one in vectors]
-    except (msgspec.DecodeError, OverflowError) as error:
+    except (*UNREADABLE, OverflowError) as error:
         raise UpstreamBroken("The provider's embeddings cannot be read.") from error
     data = [{"object": "embedding", "index": number, "embedding": one} for number, one in enumerate(values)]
     usage = answer.usage_metadata.plain() if answer.usage_metadata else None

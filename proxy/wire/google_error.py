@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from proxy.errors import ProviderAnswer, ProviderKeyRejected, ProxyError
+from proxy.wire import UNREADABLE
 
 _SECONDS = re.compile(r"(\d{1,6}(?:\.\d{1,9})?)s", re.ASCII)
 _TOO_LONG = re.compile(r"token count .{0,40}exceeds the maximum|exceeds the maximum number of tokens", re.ASCII)
@@ -87,7 +88,7 @@ def _is_daily(details: list[dict[str, Any]]) -> bool:
 def _error_object(body: bytes) -> dict[str, Any]:
     try:
         answer = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return {}
     if isinstance(answer, list) and answer:  # some endpoints wrap it
         answer = answer[0]

@@ -8,7 +8,7 @@ import msgspec
 
 from proxy import sse
 from proxy.errors import UpstreamBroken
-from proxy.wire import Call
+from proxy.wire import UNREADABLE, Call
 from proxy.wire.google_answer import (
     BLOCKED,
     Answer,
@@ -74,7 +74,7 @@ class Decoder(StreamDecoder):
                 continue
             try:
                 answer = decode_answer(data)
-            except (msgspec.DecodeError, RecursionError):
+            except UNREADABLE:
                 self.failure = UpstreamBroken("The provider sent an event that cannot be read.")
                 break
             if bytes(answer.error) not in {b"", b"null"}:

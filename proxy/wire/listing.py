@@ -10,6 +10,7 @@ from datetime import datetime
 import msgspec
 
 from proxy.errors import UpstreamBroken
+from proxy.wire import UNREADABLE
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -119,5 +120,5 @@ def models_in(provider: str, body: bytes) -> tuple[Model, ...]:
     """UpstreamBroken for what is no list of models."""
     try:
         return tuple(_READERS[provider](provider, body))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise UpstreamBroken("The provider's list of models cannot be read.") from error

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from proxy import sse
-from proxy.errors import ProviderAnswer, ProviderKeyRejected, ProxyError
-from proxy.wire import Call, Usage, Wire
+from proxy.errors import BadRequest, ProviderAnswer, ProviderKeyRejected, ProxyError
+from proxy.wire import UNREADABLE, Call, Usage, Wire
 from proxy.wire.counts import Count, decoded
 from proxy.wire.stream import StreamDecoder
 
@@ -83,7 +83,10 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 def with_fields(body: bytes, fields: dict[str, bytes]) -> bytes:
     """The JSON object with these fields set; every other field keeps its bytes."""
-    present = _decode_fields(body)
+    try:
+        present = _decode_fields(body)
+    except UNREADABLE as error:
+        raise BadRequest(f"The body is not JSON that can be read: {error}", code="invalid_json") from error
     if fields.keys().isdisjoint(present):
         added = b",".join(msgspec.json.encode(name) + b":" + value for name, value in fields.items())
         head = body.rstrip()[:-1]
@@ -143,7 +146,7 @@ class Decoder(StreamDecoder):
     def _chunk(data: bytes) -> _Chunk | None:
         try:
             return _decode_chunk(data)
-        except (msgspec.DecodeError, RecursionError):
+        except UNREADABLE:
             return None
 
 
@@ -170,7 +173,7 @@ def with_cost(events: bytes, cost: str) -> bytes:
 def _error_object(body: bytes) -> dict[str, Any]:
     try:
         answer = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return {}
     if isinstance(answer, list) and answer:
         answer = answer[0]

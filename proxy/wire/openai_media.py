@@ -6,7 +6,7 @@ Facts: https://platform.openai.com/docs/api-reference/images, /audio, /moderatio
 import msgspec
 
 from proxy import sse
-from proxy.wire import Call, Usage, Wire, openai
+from proxy.wire import UNREADABLE, Call, Usage, Wire, openai
 from proxy.wire.counts import Count, decoded
 from proxy.wire.fields import decode
 from proxy.wire.stream import StreamDecoder
@@ -89,7 +89,7 @@ def usage(body: bytes) -> Usage | None:
 def _read(data: bytes) -> _Answer | None:
     try:
         return _decode_answer(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from proxy import sse
 from proxy.errors import ProviderAnswer, ProxyError
-from proxy.wire import Call, Usage, Wire
+from proxy.wire import UNREADABLE, Call, Usage, Wire
 from proxy.wire import openai as chat
 from proxy.wire.counts import decoded
 from proxy.wire.stream import StreamDecoder
@@ -151,7 +151,7 @@ def _read(data: bytes, kind: type[_T]) -> _T | None:
     """None for what has another shape."""
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
 
 
