@@ -15,7 +15,7 @@ from proxy.dialect.messages_turns import conversation
 from proxy.errors import BadRequest
 from proxy.routing import Route
 from proxy.wire import Call
-from proxy.wire.fields import decode_object, expect, refuse_unknown
+from proxy.wire.fields import decode_object, expect, refuse_unknown, word
 
 Json = dict[str, Any]
 
@@ -46,7 +46,7 @@ def to_chat(body: bytes, call: Call, route: Route) -> bytes:
         if fields.get(name):
             raise _unsupported(name, route)
     chat: Json = {"model": route.model, "max_completion_tokens": call.max_output}
-    chat["messages"] = conversation(fields.get("system"), fields["messages"], route.provider)
+    chat["messages"] = conversation(fields.get("system"), fields.get("messages"), route.provider)
     if call.stream:
         chat |= {"stream": True, "stream_options": {"include_usage": True}}
     if stops := expect(fields.get("stop_sequences", []), list, "stop_sequences"):
@@ -91,10 +91,10 @@ def _is_closed(schema: Any) -> bool:
         return True
     properties = schema.get("properties")
     if isinstance(properties, dict) or schema.get("type") == "object":
-        required = schema.get("required")
+        required, named = schema.get("required"), properties if isinstance(properties, dict) else {}
         if schema.get("additionalProperties") is not False or not isinstance(required, list):
             return False
-        if set(properties or ()) != set(map(str, required)):
+        if named.keys() != set(map(str, required)):
             return False
     return all(_is_closed(value) for value in schema.values())
 
@@ -102,7 +102,7 @@ def _is_closed(schema: Any) -> bool:
 def _bookkeeping(fields: Json, provider: str) -> Json:
     """Only OpenAI has words for these; the others do what `service_tier` can ask for, and know no users."""
     tier = fields.get("service_tier", "auto")
-    if tier not in _SERVICE_TIERS:
+    if word(tier) not in _SERVICE_TIERS:
         raise BadRequest("service_tier must be auto or standard_only.", param="service_tier", code="unsupported_value")
     metadata = expect(fields.get("metadata", {}), dict, "metadata")
     user = metadata.get("user_id")

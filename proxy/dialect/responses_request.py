@@ -81,7 +81,7 @@ def to_chat(body: bytes, call: Call, route: Route) -> bytes:
     fields = decode_object(body)
     _refuse(fields, FIELDS, _REFUSED)
     for number, name in enumerate(expect(fields.get("include", []), list, "include")):
-        if name not in _INCLUDES:
+        if word(name) not in _INCLUDES:
             raise bad(f"include: {str(name)[:64]!r} cannot be included.", f"include[{number}]", "unsupported_value")
     chat: Json = {name: fields[name] for name in _SHARED if name in fields}
     if "input" not in fields:

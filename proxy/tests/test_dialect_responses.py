@@ -91,6 +91,7 @@ REFUSED = {
     "in namespace": ({"tools": [{**AGENTS, "tools": [AGENTS]}]}, "tools[0].tools[0].type", "unsupported_value"),
     "twice": ({"tools": [TOOL, TOOL]}, "tools", "invalid_value"),
     "choice": ({"tools": [TOOL], "tool_choice": {"type": "web_search"}}, "tool_choice.type", "unsupported_value"),
+    "include of another type": ({"include": [{}]}, "include[0]", "unsupported_value"),
     "item": ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type", "unsupported_value"),
     "role": ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role", "invalid_value"),
     "part": ({"input": [{"role": "user", "content": [{"type": "text"}]}]}, "input[0].content[0].type", None),

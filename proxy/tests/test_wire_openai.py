@@ -122,6 +122,7 @@ def test_it_sends_the_providers_name_of_the_model_and_the_keys_cap():
         (500, b"<html>oops</html>", (500, None)),
         (529, b"{}", (503, None)),
         (429, b'{"error":{"message":"\xff"}}', (429, None)),
+        (429, b'{"error":{"code":{"of":"another shape"}}}', (429, None)),
     ],
 )
 def test_it_maps_the_providers_errors(status, body, expected):

@@ -123,7 +123,7 @@ def _choice(choice: str | Fields | None, tools: list[Fields]) -> tuple[list[Fiel
     allowed = _allowed(named)
     if not allowed <= names:
         raise BadRequest("tool_choice allows a tool that is not in tools.", param="tool_choice.allowed_tools.tools")
-    left = [tool for tool in tools if tool.get("name") in allowed]
+    left = [tool for tool in tools if str(tool.get("name")) in allowed]
     return left, {"type": "any" if named.get("mode") == "required" else "auto"}
 
 

@@ -11,6 +11,7 @@ from proxy import sse
 from proxy.errors import BadRequest, ProviderAnswer, ProviderKeyRejected, ProxyError
 from proxy.wire import UNREADABLE, Call, Usage, Wire
 from proxy.wire.counts import Count, decoded
+from proxy.wire.fields import word
 from proxy.wire.stream import StreamDecoder
 
 _TARGETS = {"chat.completions": "/chat/completions", "embeddings": "/embeddings", "models": "/models"}
@@ -191,11 +192,9 @@ def error(status: int, body: bytes) -> ProxyError:
     said = str(found.get("message") or f"The provider answered {status}.")
     if status == 401:
         return ProviderKeyRejected(f"The provider refuses the stored key: {said}")
-    if status in {402, 403} or found.get("code") in _BILLING_CODES:
-        code = found.get("code")
-        return ProviderKeyRejected(
-            f"The provider does not serve the stored key: {said}", code=code if isinstance(code, str) else None
-        )
+    code = word(found.get("code")) or None
+    if status in {402, 403} or code in _BILLING_CODES:
+        return ProviderKeyRejected(f"The provider does not serve the stored key: {said}", code=code)
     return ProviderAnswer(503 if status == 529 else status, found)
 
 
