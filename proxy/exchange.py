@@ -17,7 +17,15 @@ from proxy.admission import admit
 from proxy.authentication import authenticate, recognise
 from proxy.candidates import candidates
 from proxy.cycle import CYCLE, ClientGone, Cycle, lines
-from proxy.errors import CLIENT_CLOSED_REQUEST, InternalError, ProxyError, Unavailable, UpstreamBroken, UpstreamTimeout
+from proxy.errors import (
+    CLIENT_CLOSED_REQUEST,
+    BadRequest,
+    InternalError,
+    ProxyError,
+    Unavailable,
+    UpstreamBroken,
+    UpstreamTimeout,
+)
 from proxy.incoming import Body, Caller, Headers, Scope, check_head
 from proxy.lanes import JSON_BODY, Lane
 from proxy.limits import Ask
@@ -216,7 +224,10 @@ class Exchange:
             headers.append((b"content-type", body.content_type))
         elif body:
             cap = policy.max_tokens if call.tokens_output else None  # of what generates
-            sent = wire.encode(body, call, lane.route.model, cap)
+            try:
+                sent = wire.encode(body, call, lane.route.model, cap)
+            except RecursionError as error:  # what could be read may still be too deep to be written
+                raise BadRequest("The body is nested too deeply.", code="invalid_json") from error
         if not self.overhead:
             self.overhead = time.monotonic() - self._arrived
             metrics.overhead.observe(self.overhead)

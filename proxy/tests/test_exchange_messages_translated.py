@@ -131,3 +131,13 @@ async def test_it_counts(sdk, provider):
     counted = await sdk.messages.count_tokens(model="gpt-4o", messages=ASKED["messages"])
     assert counted.input_tokens > 0
     assert provider.requests == []
+
+
+async def test_it_refuses_a_schema_that_is_nested_too_deeply(client, provider):
+    schema: dict = {}
+    for _ in range(400):
+        schema = {"items": schema}
+    asked = {**ASKED, "output_config": {"format": {"type": "json_schema", "schema": schema}}}
+    response = await client.post("/v1/messages", json=asked)
+    assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert provider.requests == []
