@@ -81,7 +81,10 @@ def test_it_does_not_take_a_stream_without_its_end_for_a_whole_one():
     assert (decoder.complete, decoder.failure) == (False, None)
 
 
-@pytest.mark.parametrize("usage", [None, {"input_tokens": "many"}, 7])
+@pytest.mark.parametrize(
+    "usage",
+    [None, {"input_tokens": "many"}, 7, {"input_tokens": 9, "input_tokens_details": {"cached_tokens": -(10**9)}}],
+)
 def test_it_ends_without_a_usage_that_can_be_read(usage):
     end = event("response.completed", 3, **response("completed", usage=usage))
     _, decoder = feed(wire.WIRE, Call("m", stream=True), [begin() + end])

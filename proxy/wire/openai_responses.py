@@ -16,7 +16,7 @@ from proxy import sse
 from proxy.errors import ProviderAnswer, ProxyError
 from proxy.wire import UNREADABLE, Call, Usage, Wire
 from proxy.wire import openai as chat
-from proxy.wire.counts import decoded
+from proxy.wire.counts import Count, decoded
 from proxy.wire.stream import StreamDecoder
 
 # In a text the quotes would be escaped.
@@ -27,15 +27,15 @@ _ENDS = frozenset({"response.completed", "response.incomplete", "response.failed
 
 
 class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    reasoning_tokens: int | None = None
+    cached_tokens: Count | None = None
+    cache_write_tokens: Count | None = None
+    reasoning_tokens: Count | None = None
 
 
 class _Usage(msgspec.Struct):
-    input_tokens: int = 0
-    output_tokens: int = 0
-    total_tokens: int | None = None
+    input_tokens: Count = 0
+    output_tokens: Count = 0
+    total_tokens: Count | None = None
     input_tokens_details: _Details | None = None
     output_tokens_details: _Details | None = None
 
