@@ -53,6 +53,12 @@ async def test_it_says_nothing_of_cost_to_who_did_not_ask_for_usage(client, prov
     assert row.cost == Decimal(COST)
 
 
+async def test_it_adds_no_cost_to_a_usage_that_says_nothing(official, provider):
+    provider.default = stream([chunk("hi"), chunk(choices=[], usage={}), DONE])
+    chunks = [chunk async for chunk in await official.chat.completions.create(**CHAT, **TOLD)]
+    assert [chunk.choices[0].delta.content for chunk in chunks if chunk.choices] == ["hi"]
+
+
 async def test_it_leaves_a_text_alone_that_looks_like_usage(client, provider):
     text = chunk('"usage":{"prompt_tokens":1}')
     provider.default = stream([text, chunk(), DONE])

@@ -168,7 +168,9 @@ def with_cost(events: bytes, cost: str) -> bytes:
     Within a text the quotes would be escaped: what is found is an object's key.
     """
     before, found, after = events.rpartition(USAGE)
-    return b'%b%b"cost":%b,%b' % (before, found, cost.encode(), after) if found else events
+    if not found or after.startswith(b"}"):  # none, or one that says nothing
+        return events
+    return b'%b%b"cost":%b,%b' % (before, found, cost.encode(), after)
 
 
 def _error_object(body: bytes) -> dict[str, Any]:
