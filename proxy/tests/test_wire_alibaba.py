@@ -85,3 +85,18 @@ def test_it_takes_nothing_else_for_an_answer(body):
 @pytest.mark.parametrize("path", [("chat.completions", "/chat/completions"), ("embeddings", "/embeddings")])
 def test_it_asks_at_openais_paths(path):
     assert alibaba.WIRE.target(path[0], "qwen-plus", False) == path[1]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_it_counts_what_was_written_to_the_cache(streamed):
+    details = {"cached_tokens": 2, "cache_creation_input_tokens": 10, "cache_type": "ephemeral"}
+    usage = {"prompt_tokens": 15, "completion_tokens": 1, "total_tokens": 16, "prompt_tokens_details": details}
+    said = json.dumps({"choices": [{"message": {}, "delta": {}}], "usage": usage}).encode()
+    if streamed:
+        stream = b"data: " + said + b"\n\ndata: [DONE]\n\n"
+        _, decoder = feed(alibaba.WIRE, Call("m", stream=True, include_usage=True), [stream])
+        told, counted = decoder.final, decoder.usage
+    else:
+        told, counted = alibaba.answer(said, Call("m"))
+    assert counted is not None and (counted.cached, counted.cache_write) == (2, 10)
+    assert b'"cache_write_tokens":10' in told

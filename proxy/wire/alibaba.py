@@ -54,7 +54,9 @@ def answer(body: bytes, call: Call) -> tuple[bytes, Usage | None]:
         raise _failure(found)
     if not choices:
         return body, usage(body)
-    return msgspec.json.encode(found), usage(body)
+    _complete_usage(found.get("usage"))
+    body = msgspec.json.encode(found)
+    return body, usage(body)
 
 
 def _complete_choice(choice: Json) -> None:
@@ -67,6 +69,16 @@ def _complete_choice(choice: Json) -> None:
         message.pop("tool_calls", None)
     for tool_call in calls or ():
         tool_call["id"] = tool_call.get("id") or _minted()
+
+
+def _complete_usage(counted: Any) -> None:
+    """What was written to the cache, by OpenAI's name too: it has a price of its own.
+
+    https://www.alibabacloud.com/help/en/model-studio/context-cache
+    """
+    details = counted.get("prompt_tokens_details") if isinstance(counted, dict) else None
+    if isinstance(details, dict) and "cache_creation_input_tokens" in details:
+        details.setdefault("cache_write_tokens", details["cache_creation_input_tokens"])
 
 
 def _minted() -> str:
@@ -109,19 +121,20 @@ class Decoder(StreamDecoder):
             chunk = msgspec.json.decode(data)
             if _is_error(chunk):
                 self.failure = _failure(chunk)
-            elif self._normalise(chunk, data):
+            elif self._normalise(chunk):
                 parts.append(_event(chunk))
         except _MISSHAPEN:
             self.failure = UpstreamBroken("The provider sent an event that cannot be read.")
 
-    def _normalise(self, chunk: Json, data: bytes) -> bool:
+    def _normalise(self, chunk: Json) -> bool:
         """Whether the chunk is for the client."""
         choices, counted = chunk.get("choices"), chunk.pop("usage", None)
         if counted:
-            self.usage = usage(data)
+            _complete_usage(counted)
+            last = msgspec.json.encode({**chunk, "choices": [], "usage": counted})
+            self.usage = usage(last)
+            self._counted = b"data: " + last + b"\n\n" if self._include_usage else b""
         if self._include_usage:
-            if counted:
-                self._counted = _event({**chunk, "choices": [], "usage": counted})
             chunk["usage"] = None
         for choice in choices or ():
             self._choice(choice)
