@@ -4,7 +4,7 @@ import pytest
 
 from proxy.errors import UpstreamBroken
 from proxy.views import CHAT, MESSAGES
-from proxy.wire import Call
+from proxy.wire import Call, google
 from proxy.wires import WIRES
 
 PLAIN = {
@@ -26,6 +26,12 @@ UNTOUCHED = {
 @pytest.mark.parametrize("provider", WIRES)
 def test_an_error_keeps_its_status(provider):
     assert WIRES[provider].error(429, b'{"error":{"message":"\xff"}}').status == 429
+
+
+def test_a_plain_answer_is_broken_by_its_arguments():
+    body = b'{"candidates":[{"content":{"parts":[{"functionCall":{"name":"f","args":{"a":"\xff"}}}]}}]}'
+    with pytest.raises(UpstreamBroken):
+        google.answer(body, Call("m"))
 
 
 @pytest.mark.parametrize("provider", PLAIN)

@@ -202,15 +202,23 @@ def gather(parts: list[Part], identity: Identity, choice: int, numbers: range) -
 
 
 def _call(part: Part, call: _FunctionCall, minted: str) -> Json:
-    arguments = msgspec.json.format(call.args, indent=-1).decode() if bytes(call.args) not in {b"", b"null"} else "{}"
     found: Json = {
         "id": call.id or minted,
         "type": "function",
-        "function": {"name": call.name, "arguments": arguments},
+        "function": {"name": call.name, "arguments": _arguments(call)},
     }
     if part.thought_signature:
         found["extra_content"] = extra_content(part.thought_signature)
     return found
+
+
+def _arguments(call: _FunctionCall) -> str:
+    if bytes(call.args) in {b"", b"null"}:
+        return "{}"
+    try:
+        return msgspec.json.format(call.args, indent=-1).decode()
+    except UNREADABLE as error:
+        raise UpstreamBroken("The model has called a function with arguments that cannot be read.") from error
 
 
 def extra_content(signature: str) -> Json:
