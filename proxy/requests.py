@@ -17,6 +17,8 @@ from proxy.wire.fields import decode
 
 # Reserved for an answer of unknown length; the real count replaces it at the end.
 DEFAULT_OUTPUT = 1024
+# Tokens are counted up to here; the limiter adds them up, and has no room for a number without end.
+MOST_OUTPUT = (1 << 31) - 1
 # What an image, a sound or a file counts until the provider says (tokens).
 MEDIA_TOKENS = 1000
 # Parts that hold media, in OpenAI's dialects and in Anthropic's.
@@ -109,8 +111,10 @@ def decode_chat(body: bytes) -> Call:
     model, fallbacks = _models(request.model, request.models)
     max_output = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
     copies = request.n if request.n is not None else 1
-    if (max_output is not None and max_output < 0) or not 1 <= copies <= 128:
-        raise BadRequest("The output limit must not be negative, and n be 1 to 128.", param="n")
+    if max_output is not None and not 0 <= max_output <= MOST_OUTPUT:
+        raise _bad_limit("max_tokens" if request.max_completion_tokens is None else "max_completion_tokens")
+    if not 1 <= copies <= 128:
+        raise BadRequest("n must be 1 to 128.", param="n", code="invalid_value")
     output = max_output if max_output is not None else DEFAULT_OUTPUT
     return Call(
         model=model,
@@ -128,8 +132,8 @@ def decode_messages(body: bytes) -> Call:
     """https://docs.anthropic.com/en/api/messages"""
     request = _read(_messages, body, _Messages)
     _check_model(request.model)
-    if request.max_tokens < 1:
-        raise BadRequest("max_tokens must be 1 or more.", param="max_tokens")
+    if not 1 <= request.max_tokens <= MOST_OUTPUT:
+        raise _bad_limit("max_tokens", least=1)
     return Call(
         model=request.model,
         stream=bool(request.stream),
@@ -167,8 +171,8 @@ def decode_responses(body: bytes) -> Call:
     request = _read(_responses, body, _Responses)
     nameless = request.model is None and request.models is msgspec.UNSET and bytes(request.prompt)
     model, fallbacks = ("", None) if nameless else _models(request.model, request.models)
-    if request.max_output_tokens is not None and request.max_output_tokens < 0:
-        raise BadRequest("The output limit must not be negative.", param="max_output_tokens")
+    if request.max_output_tokens is not None and not 0 <= request.max_output_tokens <= MOST_OUTPUT:
+        raise _bad_limit("max_output_tokens")
     asked = bytes(request.input)
     return Call(
         model=model,
@@ -266,6 +270,10 @@ def _wrong_field(error: msgspec.ValidationError) -> ProxyError:
         param = f"{param}.{field}" if param else field
         return BadRequest(f"{param} is missing.", param=param, code="missing_required_parameter")
     return BadRequest(f"{param or 'The body'}: {said}.", param=param, code="invalid_type")
+
+
+def _bad_limit(param: str, *, least: int = 0) -> BadRequest:
+    return BadRequest(f"{param} must be {least} to {MOST_OUTPUT}.", param=param, code="invalid_value")
 
 
 def _refuse_twice(body: bytes, fields: tuple[str, ...]) -> None:

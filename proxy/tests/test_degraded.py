@@ -67,6 +67,13 @@ async def test_it_enforces_its_share_while_redis_is_away(redis_away, client, use
     assert [(await ask(client)).status_code for _ in range(8)] == [200] * 5 + [429] * 3
 
 
+async def test_it_keeps_its_limiter_whatever_output_is_asked_for(client, plane, limiter_kind):
+    asked = await client.post("/v1/chat/completions", json={**CHAT, "max_tokens": 10**20})
+    assert (asked.status_code, asked.json()["error"]["param"]) == (400, "max_tokens")
+    assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 200
+    assert plane.runtime.limiter.tells_epochs == (limiter_kind == "redis")
+
+
 async def test_it_takes_nothing_that_it_could_not_record(client, provider, monkeypatch):
     assert (await ask(client)).status_code == 200
     monkeypatch.setattr(Journal, "room", lambda self: False)

@@ -58,6 +58,21 @@ def test_it_says_what_is_wrong_and_where(body, param, code):
 
 
 @pytest.mark.parametrize(
+    ("decode", "param"),
+    [
+        (requests.decode_chat, "max_tokens"),
+        (requests.decode_chat, "max_completion_tokens"),
+        (requests.decode_messages, "max_tokens"),
+        (requests.decode_responses, "max_output_tokens"),
+    ],
+)
+@pytest.mark.parametrize("limit", [-1, 1 << 31, 10**400])
+def test_it_takes_no_output_limit_that_cannot_be_counted(decode, param, limit):
+    error = refusal(chat(**{param: limit}), decode)
+    assert (error.param, error.code) == (param, "invalid_value")
+
+
+@pytest.mark.parametrize(
     "body",
     [
         b'{"model":"gpt-4o","messages":[],"model":"gpt-5"}',
