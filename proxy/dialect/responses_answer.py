@@ -83,7 +83,7 @@ class Envelope:
 
     def __init__(self, call: Call) -> None:
         # A request that was sent to a provider has been read as a whole before.
-        request = _decode(_without_nulls(call.body))
+        request = _decode(_on_one_line(call.body))
         self.namespaces: dict[str, tuple[str, str]] = {}  # a qualified function name: its namespace and its own
         for tool in request.tools:
             if tool["type"] == "namespace":
@@ -115,10 +115,11 @@ class Envelope:
         return b"".join(parts)
 
 
-def _without_nulls(body: bytes) -> bytes:
-    """A null is a default."""
+def _on_one_line(body: bytes) -> bytes:
+    """As an event can hold it, however the client has laid it out; a null is a default."""
     fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    return _encode({name: raw for name, raw in fields.items() if name != "input" and bytes(raw) != b"null"})
+    said = {name: raw for name, raw in fields.items() if name != "input" and bytes(raw) != b"null"}
+    return msgspec.json.format(_encode(said), indent=-1)
 
 
 def _tool(tool: Json) -> Json:

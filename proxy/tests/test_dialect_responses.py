@@ -185,6 +185,13 @@ def test_it_streams_events(case):
     assert found[-1]["response"]["output"] == done
 
 
+def test_its_events_hold_a_request_that_was_laid_out_on_many_lines():
+    asked = {**ASKED, "metadata": {"a": "b"}, "text": {"format": {"type": "text"}}}
+    encoder = Encoder(Call("m", body=json.dumps(asked, indent=2).encode()))
+    created, _ = datas(encoder.feed(b'data: {"model":"m","choices":[]}\n\n'))
+    assert json.loads(created)["response"]["metadata"] == {"a": "b"}
+
+
 @pytest.mark.parametrize("provider", ["anthropic", "google", "alibaba"])
 def test_it_makes_the_same_of_a_providers_stream_in_any_pieces(provider):
     """What the wire's own cases stream: that one is tested at every byte split, and gives whole events."""
