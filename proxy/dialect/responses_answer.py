@@ -16,21 +16,24 @@ _encode = msgspec.json.encode
 
 
 class _Request(msgspec.Struct):
-    """What an answer repeats, with what it says where the request says nothing."""
+    """What an answer repeats, with what it says where the request says nothing.
 
-    instructions: str | None = None
-    max_output_tokens: int | None = None
+    Its fields are not judged here any more: the provider has answered.
+    """
+
+    instructions: msgspec.Raw = msgspec.Raw(b"null")
+    max_output_tokens: msgspec.Raw = msgspec.Raw(b"null")
     metadata: msgspec.Raw = msgspec.Raw(b"{}")
-    parallel_tool_calls: bool = True
-    prompt_cache_key: str | None = None
+    parallel_tool_calls: msgspec.Raw = msgspec.Raw(b"true")
+    prompt_cache_key: msgspec.Raw = msgspec.Raw(b"null")
     reasoning: msgspec.Raw = msgspec.Raw(b'{"effort":null,"summary":null}')
-    safety_identifier: str | None = None
-    temperature: float | None = 1.0
+    safety_identifier: msgspec.Raw = msgspec.Raw(b"null")
+    temperature: msgspec.Raw = msgspec.Raw(b"1.0")
     text: msgspec.Raw = msgspec.Raw(b'{"format":{"type":"text"}}')
     tool_choice: msgspec.Raw = msgspec.Raw(b'"auto"')
     tools: list[Json] = []
-    top_p: float | None = 1.0
-    user: str | None = None
+    top_p: msgspec.Raw = msgspec.Raw(b"1.0")
+    user: msgspec.Raw = msgspec.Raw(b"null")
 
 
 # Fields that are alike in every answer: what could ask for something else is refused.

@@ -164,6 +164,12 @@ def test_its_response_repeats_the_request():
     assert (found["top_p"], found["store"], found["previous_response_id"]) == (1.0, False, None)
 
 
+def test_its_response_repeats_what_other_providers_take_no_notice_of():
+    body = (ROOT / "answer-text" / "completion.json").read_bytes()
+    found = json.loads(responses.answer(body, call_of({**ASKED, "user": 7, "prompt_cache_key": ["k"]})))
+    assert (found["user"], found["prompt_cache_key"]) == (7, ["k"])
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"model":"m","choices":[]}', b'{"model":"m","choices":[{}]}'])
 def test_it_takes_nothing_else_for_an_answer(body):
     with pytest.raises(UpstreamBroken):
