@@ -18,6 +18,7 @@ from proxy.dialect.messages_answer import (
     stop_reason,
     usage,
 )
+from proxy.errors import UpstreamBroken
 from proxy.wire import Call
 
 Json = dict[str, Any]
@@ -96,8 +97,9 @@ class Encoder:
             self._begin("tool_use", block, out)
             self._tools[call.index] = self._blocks - 1
         if arguments := call.function.arguments:
-            delta = {"type": "input_json_delta", "partial_json": arguments}
-            out.append(self._delta(delta, self._tools[call.index]))
+            if self._open != "tool_use" or self._tools[call.index] != self._blocks - 1:
+                raise UpstreamBroken("The provider went on with a tool call after its end.")
+            out.append(self._delta({"type": "input_json_delta", "partial_json": arguments}))
 
     def _sign(self, signature: str, out: list[bytes]) -> None:
         """A call's signature is that of the thoughts before it, or stands alone where those are not shown."""
@@ -121,9 +123,8 @@ class Encoder:
             out.append(_event("content_block_stop", index=self._blocks - 1))
             self._open = ""
 
-    def _delta(self, delta: Json, index: int | None = None) -> bytes:
-        index = self._blocks - 1 if index is None else index
-        return _event("content_block_delta", index=index, delta=delta)
+    def _delta(self, delta: Json) -> bytes:
+        return _event("content_block_delta", index=self._blocks - 1, delta=delta)
 
 
 def _event(kind: str, **fields: Any) -> bytes:

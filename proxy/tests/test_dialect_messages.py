@@ -98,6 +98,15 @@ def test_it_does_not_answer_with_a_call_that_cannot_be_made():
         messages.TRANSLATION.answer(body, Call("m"))
 
 
+def test_it_does_not_go_on_with_a_block_that_has_ended():
+    calls = [{"index": number, "id": f"c{number}", "function": {"name": "f", "arguments": "{"}} for number in (0, 1, 0)]
+    chunks = [b"data: %b\n\n" % json.dumps({"choices": [{"delta": {"tool_calls": [call]}}]}).encode() for call in calls]
+    encoder = messages.TRANSLATION.encoder(Call("m"))
+    encoder.feed(chunks[0] + chunks[1])
+    with pytest.raises(UpstreamBroken):
+        encoder.feed(chunks[2])
+
+
 def test_it_turns_a_stream_that_came_as_a_whole_into_one():
     stream = (CASES / "stream-text" / "stream.txt").read_bytes()
     out, _ = MESSAGES.wires["openai"].answer(stream, Call("m-1", stream=True, tokens_input=7))
