@@ -214,7 +214,7 @@ class Stand:
             now, offset = time.time(), time.monotonic() - time.time()
             return [
                 (key.decode(), slots, expiry / 1000 - LEASE_SECONDS + offset)
-                for key in client.scan_iter("aiproxy:limit:*:*")
+                for key in client.scan_iter("aiproxy:limits:*:*")
                 for _, expiry, slots, *_ in sessions(client, key)
                 if slots and expiry / 1000 > now
             ]

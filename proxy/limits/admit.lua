@@ -30,8 +30,9 @@ local function read_epochs()
 end
 
 local function settle(account)
-  if not account.known then return end  -- lost with the server, or expired: nobody holds it any more
-  give(account, left_over)
+  -- Under its limits nothing was held, or it was lost with the server, or expired: nobody holds it any more.
+  if not (account.holds and account.known) then return end
+  if account.took_tokens then give(account, left_over) end
   account.reserved = math.max(0, account.reserved - released)
   account.slots = math.max(0, account.slots - freed)
   account.changed = true
@@ -63,7 +64,7 @@ local function take(tokens)
   for _, account in ipairs(accounts) do
     if account.rpm then account.requests = account.requests - UNITS end
     if account.tpm then account.tokens = account.tokens - tokens * UNITS end
-    if account.tpm or account.parallel then
+    if account.holds then
       account.slots, account.reserved = account.slots + 1, account.reserved + tokens
     end
     account.changed = account.changed or account.rpm or account.tpm or account.parallel
@@ -86,8 +87,9 @@ end
 
 local epochs = read_epochs()
 local stale = ARGV[2] ~= '' and ARGV[2] ~= epochs
+local lets_in = not stale and #ARGV[3] > 40
 for place = 1, #KEYS - n do
-  local account = load(KEYS[n + place], values[n + place], place, session, ms)
+  local account = load(KEYS[n + place], values[n + place], place, session, ms, lets_in)
   if account.last >= batch then return redis.error_reply('LATE this batch has been seen') end
   account.last = batch
   if freed > 0 then settle(account) end

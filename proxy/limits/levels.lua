@@ -14,7 +14,7 @@ local function tell(level, limit)
 end
 
 for place, key in ipairs(KEYS) do
-  local account = load(key, redis.call('GET', key), place, -1, ms)
+  local account = load(key, redis.call('GET', key), place, -1, ms, true)
   tell(account.requests, account.rpm)
   tell(account.tokens, account.tpm)
   reply[#reply + 1] = account.in_use

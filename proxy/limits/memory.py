@@ -112,7 +112,9 @@ class MemoryLimiter:
         now, back = self.now_ms(), (ask.tokens - tokens) * UNITS
         for limit in ask.limits:
             account = self._accounts.get(limit.scope)
-            if account is None or account.slots.pop(ask.request_id, None) is None or account.tpm is None:
+            if account is None or account.slots.pop(ask.request_id, None) is None:
+                continue
+            if limit.tpm is None or account.tpm is None:  # nothing was taken, or there is nothing to give back to
                 continue
             account.refill(now)
             account.tokens = min(account.tpm * UNITS, account.tokens + back)

@@ -28,7 +28,7 @@ from proxy.limits import LEASE_SECONDS, Admission, Ask, Kind, Limit, LimiterAway
 from proxy.limits.connection import Address, Arguments, Connection, connect, pack
 from proxy.limits.memory import Seen
 
-PREFIX: Final = "aiproxy:limit:"
+PREFIX: Final = "aiproxy:limits:"
 EPOCH_SECONDS: Final = 30 * 86_400
 # Accounts that go out at once when there are many to renew, or to take over.
 BATCH: Final = 200

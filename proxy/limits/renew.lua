@@ -5,6 +5,6 @@
 -- reply how many
 
 local session = struct.unpack('<i8', ARGV[2])
-local account = load(KEYS[1], redis.call('GET', KEYS[1]), 1, session, now())
+local account = load(KEYS[1], redis.call('GET', KEYS[1]), 1, session, now(), false)
 if account.slots > 0 then save(account, session) end
 return account.slots

@@ -9,8 +9,8 @@
 local session, before, slots, reserved = struct.unpack('<i8i8i8i8', ARGV[2])
 local ms = now()
 local value = redis.call('GET', KEYS[1])
-local old = load(KEYS[1], value, 1, before, ms)
-local account = load(KEYS[1], value, 1, session, ms)  -- of an attempt that was lost too
+local old = load(KEYS[1], value, 1, before, ms, false)
+local account = load(KEYS[1], value, 1, session, ms, false)  -- of an attempt that was lost too
 
 local owed = old.reserved + account.reserved - reserved
 for at = 33, #ARGV[2], 16 do

@@ -111,7 +111,7 @@ class RedisServer:
 def sessions(client: "redis.Redis", key: str) -> list[tuple[int, ...]]:
     """What an account says of each session: number, when its slots expire, slots, reserved tokens, last batch."""
     value = bytes(client.get(key) or b"")
-    return [struct.unpack_from("<5q", value, at) for at in range(24, len(value), 40)]
+    return [struct.unpack_from("<5q", value, at) for at in range(40, len(value), 40)]
 
 
 def virtual_clock(key: str) -> str:

@@ -206,6 +206,37 @@ async def test_it_keeps_what_was_used_when_a_limit_changes(bench: Bench) -> None
     assert (await bench.admit(Limit("user:a", rpm=1_000))).remaining_requests == 8
 
 
+async def test_it_keeps_to_a_limit_when_what_was_let_in_before_it_ends(bench: Bench) -> None:
+    running = bench.ask(Limit("user:a", max_parallel=9), tokens=500)
+    await bench.limiter.admit(running)
+    limit = Limit("user:a", rpm=2, tpm=1_000, max_parallel=9)
+    assert [(await bench.admit(limit, tokens=500)).verdict for _ in range(3)] == ["ok", "ok", "limited"]
+    await bench.settle(running, 100)
+    denied = await bench.admit(limit)
+    assert (denied.verdict, denied.remaining_requests, denied.remaining_tokens) == ("limited", 0, 0)
+
+
+async def test_it_takes_nothing_from_a_raised_limit_when_what_was_let_in_before_it_ends(bench: Bench) -> None:
+    running = bench.ask(Limit("user:a", rpm=1, tpm=10), tokens=10)
+    await bench.limiter.admit(running)
+    raised = Limit("user:a", rpm=100, tpm=100)
+    await bench.admit(raised)
+    bench.wait(MINUTE)
+    await bench.admit(raised)
+    await bench.settle(running, 10)
+    left = await bench.admit(raised)
+    assert (left.remaining_requests, left.remaining_tokens) == (98, 100)
+
+
+async def test_it_frees_no_slot_for_what_was_let_in_without_one(bench: Bench) -> None:
+    key = Limit("key:a", max_parallel=9)
+    before = bench.ask(Limit("user:a", rpm=100), key)
+    await bench.limiter.admit(before)
+    assert (await bench.admit(Limit("user:a", rpm=100, max_parallel=1), key)).verdict == "ok"
+    await bench.settle(before, 0)
+    assert (await bench.admit(Limit("user:a", rpm=100, max_parallel=1), key)).verdict == "limited"
+
+
 async def test_it_loses_no_fraction_over_many_small_steps(bench: Bench) -> None:
     limit = Limit("user:a", rpm=7)
     for _ in range(7):

@@ -125,7 +125,7 @@ async def test_it_stores_nothing_where_nothing_is_limited(
 ) -> None:
     await limiter.admit(Ask("a", (Limit("user:a"), Limit("key:a", rpm=5)), 10))
     assert set(client.keys(prefix + "*")) == {prefix + "probe", prefix + "key:a"}
-    assert client.strlen(prefix + "key:a") == 24  # the levels and their time; no session holds anything
+    assert client.strlen(prefix + "key:a") == 40  # the levels, their time and limits; no session holds anything
 
 
 async def test_it_leaves_no_key_that_does_not_expire(prefix: str, limiter: RedisLimiter, client: "redis.Redis") -> None:
@@ -138,6 +138,17 @@ async def test_it_leaves_no_key_that_does_not_expire(prefix: str, limiter: Redis
     assert min(lives.values()) > 0
     # The account outlives the debt it holds: 99,500 tokens at 500 a minute, and a minute more.
     assert lives[prefix + "key:a"] > 200 * 60_000
+
+
+async def test_it_keeps_to_a_limit_while_what_was_let_in_before_it_goes_on(prefix: str, limiter: RedisLimiter) -> None:
+    other, limits = RedisLimiter(URL, PATIENCE, prefix=prefix), (Limit("user:a", rpm=1),)
+    await limiter.admit(Ask("running", (Limit("user:a", max_parallel=9),), 0))
+    await other.admit(Ask("a", limits, 0))
+    await limiter.renew()
+    limiter.disconnect("lost")
+    await limiter.connect()
+    assert (await other.admit(Ask("b", limits, 0))).verdict == "limited"
+    await other.close()
 
 
 async def test_it_refills_after_the_server_clock_was_set_back(prefix: str, client: "redis.Redis") -> None:
@@ -291,7 +302,7 @@ async def test_it_knows_after_a_lost_connection_what_of_it_was_counted(server: R
 
 def held(server: RedisServer) -> list[tuple[int, ...]]:
     with redis.Redis.from_url(server.url) as client:
-        return sorted(sessions(client, "aiproxy:limit:user:a"), key=lambda one: one[2])
+        return sorted(sessions(client, "aiproxy:limits:user:a"), key=lambda one: one[2])
 
 
 async def test_it_counts_no_call_of_a_session_that_is_over(server: RedisServer) -> None:
@@ -364,7 +375,7 @@ async def test_it_authenticates_and_selects_its_database() -> None:
         await limiter.admit(Ask("a", BOTH, 1))
         await limiter.close()
         with redis.Redis(port=server.port, password=word, db=3, decode_responses=True) as client:
-            assert client.exists("aiproxy:limit:user:a")
+            assert client.exists("aiproxy:limits:user:a")
         with pytest.raises(LimiterAway, match="AUTH refused: WRONGPASS") as refused:
             await RedisLimiter(f"redis://:wrong@127.0.0.1:{server.port}").connect()
         assert "wrong" not in str(refused.value)
