@@ -14,7 +14,6 @@ local ABSENT = -9007199254740992
 -- A bucket without debt is full within a minute. It is kept a minute longer: a clock that is set back a little must not
 -- turn an empty bucket into a full one.
 local MARGIN, KEPT = 60000, math.max(120000, 2 * SLOT_LIFE)
-local CLOSED = 9007199254740991  -- a last batch that no batch comes after
 
 local function refill(level, limit, elapsed)
   if not limit then return nil end

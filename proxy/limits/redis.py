@@ -54,9 +54,7 @@ _BATCH_OF_ONE: Final = Struct("<qqqqqq")
 _ANSWER: Final = Struct("<10q")
 _LEVELS: Final = Struct("<qq")
 _SESSION: Final = Struct("<q")
-_RESUMPTION: Final = Struct("<qqqq")
-# The number of what never left: it comes after all that did.
-_UNSENT: Final = 1 << 53
+_RESUMPTION: Final = Struct("<qqqqq")
 
 
 def scripts(clock: str, slot_ms: int, *names: str) -> list[str]:
@@ -122,7 +120,7 @@ class _Batch:
         self.asks: list[Ask] = []
         self.waiting: list[Waiter[Admission] | asyncio.Future[Admission]] = []
         self.left_over = self.released = self.freed = 0
-        self.number = _UNSENT
+        self.number = 0  # until it leaves
         self.reloaded = False
 
     def packed(self) -> bytes:
@@ -159,9 +157,9 @@ class _Hold:
         self.slots = self.reserved = 0
         self.calls: list[tuple[int, int]] = []  # number, and the tokens used by those that ended in it
 
-    def packed(self, session: int, before: int) -> bytes:
+    def packed(self, session: int, before: int, last: int) -> bytes:
         calls = b"".join([_LEVELS.pack(*call) for call in self.calls])
-        return _RESUMPTION.pack(session, before, self.slots, self.reserved) + calls
+        return _RESUMPTION.pack(session, before, last, self.slots, self.reserved) + calls
 
 
 class RedisLimiter:
@@ -193,14 +191,14 @@ class RedisLimiter:
         self._admit, self._resume, self._renew = map(_Script, scripts(clock, self._slot_ms, "admit", "resume", "renew"))
         self._connection: Connection | None = None
         self._attempt: asyncio.Task[None] | None = None
-        self._number = 0  # of the last batch that left
+        self._number = 0  # of the last call: a batch that left, or what could not
         self._commands: dict[int, _Command] = {}
         # Admitted here and not settled yet, by request id.
         self._held: dict[str, Ask] = {}
         # What the next session has to know: its own number, lost calls, and what ended while there was no connection.
         self._next_session = _new_session()
         self._lost_batches: list[_Batch] = []
-        self._ended: list[tuple[Ask, int]] = []
+        self._ended: list[tuple[int, Ask, int]] = []
         # By scope: when a reply about it came, the limit, the reply and the place of its levels there.
         self._replies: dict[str, tuple[int, Limit, bytes, int]] = {}
         self._older_replies: dict[str, tuple[int, Limit, bytes, int]] = {}
@@ -233,7 +231,7 @@ class RedisLimiter:
             self._give_up(ask)
             return
         if self._connection is None:
-            self._ended.append((ask, tokens))
+            self._ended.append((self.next_number(), ask, tokens))
             return
         command: _Command = ask.prepared
         batch = command.batch or self._begin(self._connection, command)
@@ -247,7 +245,7 @@ class RedisLimiter:
         for number, limit in enumerate(limits.values(), 1):
             if self._connection is None:
                 return
-            self._connection.post(self._call(self._renew, limit, _SESSION.pack(self.session)))
+            self._connection.post(_Plain(*self._call(self._renew, limit, _SESSION.pack(self.session))))
             if number % BATCH == 0:
                 await asyncio.sleep(0)
 
@@ -310,6 +308,7 @@ class RedisLimiter:
 
     def failed(self, batch: _Batch, reply: Any) -> None:
         """An error: once more if the server only forgot the scripts (restart, SCRIPT FLUSH)."""
+        batch.number = 0  # those that left after it may count: it does not
         connection = self._connection
         if connection is None:
             self.lost(batch, "connection lost")
@@ -328,6 +327,7 @@ class RedisLimiter:
     def lost(self, batch: _Batch, reason: str) -> None:
         self.failures += len(batch.asks)
         if batch.command.holds:
+            batch.number = batch.number or self.next_number()
             self._lost_batches.append(batch)
         for waiting in batch.waiting:
             asyncio.get_running_loop().call_soon(_tell_away, waiting, reason)
@@ -375,12 +375,12 @@ class RedisLimiter:
         """Until it succeeds the next session's number stays the same: an attempt may have come half way."""
         while holds := self._holds():
             batches, ended = len(self._lost_batches), len(self._ended)
-            for number, hold in enumerate(holds, 1):
-                own = hold.packed(self._next_session, self.session)
-                connection.post(self._call(self._resume, hold.limit, own))
-                if number % BATCH == 0:
-                    await connection.call("PING")
-            await connection.call("PING")
+            sessions = self._next_session, self.session, self._number
+            calls = [self._call(self._resume, hold.limit, hold.packed(*sessions)) for hold in holds]
+            for at in range(0, len(calls), BATCH):
+                for reply in await asyncio.gather(*(connection.call(*call) for call in calls[at : at + BATCH])):
+                    if isinstance(reply, hiredis.ReplyError):
+                        raise LimiterAway(_refusal(reply))
             del self._lost_batches[:batches], self._ended[:ended]
             if not self._lost_batches and not self._ended:
                 return
@@ -398,9 +398,9 @@ class RedisLimiter:
         for batch in self._lost_batches:
             for hold in of(batch.command.limits):
                 hold.calls.append((batch.number, batch.released - batch.left_over))
-        for ask, used in self._ended:
+        for number, ask, used in self._ended:
             for hold in of(ask.limits):
-                hold.calls.append((_UNSENT, used))
+                hold.calls.append((number, used))
         return holds.values()
 
     async def _write(self, connection: Connection) -> None:
@@ -424,8 +424,8 @@ class RedisLimiter:
         for script in (self._admit, self._resume, self._renew):
             connection.post(script)
 
-    def _call(self, script: _Script, limit: Limit, own: bytes) -> _Plain:
-        return _Plain("EVALSHA", script.sha, 1, f"{self._prefix}{limit.scope}", packed_limits(limit), own)
+    def _call(self, script: _Script, limit: Limit, own: bytes) -> Arguments:
+        return ("EVALSHA", script.sha, 1, f"{self._prefix}{limit.scope}", packed_limits(limit), own)
 
     def _command(self, ask: Ask) -> _Command:
         """By identity: comparing and hashing the tuples would cost what is saved. Entries hold what they stand for."""

@@ -309,10 +309,10 @@ async def test_it_counts_no_call_of_a_session_that_is_over(server: RedisServer) 
     limiter, limits = RedisLimiter(server.url, PATIENCE), (Limit("user:a", tpm=1_000, max_parallel=9),)
     ask = Ask("running", limits, 100)
     await limiter.admit(ask)
-    before, packed = limiter.session, limiter._command(ask).packed
+    before, packed, number = limiter.session, limiter._command(ask).packed, limiter.next_number()
     limiter.disconnect("lost")
     await limiter.connect()
-    late = struct.pack("<6q", before, 99, 0, 0, 0, 500)
+    late = struct.pack("<6q", before, number, 0, 0, 0, 500)
     with socket.create_connection(("127.0.0.1", server.port)) as straggler:
         straggler.sendall(packed + b"$%d\r\n%b\r\n" % (len(late), late))
         assert straggler.recv(100).startswith(b"-LATE")
@@ -331,6 +331,24 @@ async def test_it_tells_a_server_that_came_back_empty_what_is_under_way(server: 
     limiter.settle(running, 0)
     await limiter.read_epochs(("after",))
     assert (await limiter.admit(Ask("next", limits, 900))).verdict == "ok"
+    await limiter.close()
+
+
+async def test_it_counts_once_what_it_had_to_tell_twice(server: RedisServer) -> None:
+    limits = (Limit("user:a", tpm=1_000, max_parallel=1), Limit("key:a", max_parallel=1))
+    limiter, ended = RedisLimiter(server.url, PATIENCE, clock=virtual_clock("now")), Ask("ended", limits, 500)
+    half = ("resetkeys", "~now", "~aiproxy:limits:probe", "~aiproxy:limits:user:*")
+    with server.client() as client:
+        client.set("now", 1_000_000)
+        await limiter.admit(ended)
+        limiter.disconnect("lost")
+        limiter.settle(ended, 300)
+        client.execute_command("ACL", "SETUSER", "default", *half)
+        with pytest.raises(LimiterAway, match="it refused: NOPERM"):
+            await limiter.connect()
+        client.execute_command("ACL", "SETUSER", "default", "~*")
+    got = await limiter.admit(Ask("next", limits, 0))
+    assert (got.verdict, got.remaining_tokens) == ("ok", 700)
     await limiter.close()
 
 
