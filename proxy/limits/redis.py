@@ -370,20 +370,21 @@ class RedisLimiter:
             raise
         self.session, self._next_session = self._next_session, _new_session()
         self._connection = connection
+        ended, self._ended = self._ended, []
+        for _, ask, tokens in ended:  # since Redis was told that they are under way
+            self._held[ask.request_id] = ask
+            self.settle(ask, tokens)
 
     async def _take_over(self, connection: Connection) -> None:
         """Until it succeeds the next session's number stays the same: an attempt may have come half way."""
-        while holds := self._holds():
-            batches, ended = len(self._lost_batches), len(self._ended)
-            sessions = self._next_session, self.session, self._number
-            calls = [self._call(self._resume, hold.limit, hold.packed(*sessions)) for hold in holds]
-            for at in range(0, len(calls), BATCH):
-                for reply in await asyncio.gather(*(connection.call(*call) for call in calls[at : at + BATCH])):
-                    if isinstance(reply, hiredis.ReplyError):
-                        raise LimiterAway(_refusal(reply))
-            del self._lost_batches[:batches], self._ended[:ended]
-            if not self._lost_batches and not self._ended:
-                return
+        batches, ended = len(self._lost_batches), len(self._ended)
+        sessions = self._next_session, self.session, self._number
+        calls = [self._call(self._resume, hold.limit, hold.packed(*sessions)) for hold in self._holds()]
+        for at in range(0, len(calls), BATCH):
+            for reply in await asyncio.gather(*(connection.call(*call) for call in calls[at : at + BATCH])):
+                if isinstance(reply, hiredis.ReplyError):
+                    raise LimiterAway(_refusal(reply))
+        del self._lost_batches[:batches], self._ended[:ended]
 
     def _holds(self) -> Iterable["_Hold"]:
         holds: dict[str, _Hold] = {}

@@ -17,7 +17,7 @@ import trustme
 import uvloop
 
 from proxy.limits import Ask, Limit, LimiterAway, levels
-from proxy.limits.connection import Address
+from proxy.limits.connection import Address, Connection
 from proxy.limits.redis import RedisLimiter
 from proxy.tests.limits_redis import PATIENCE, URL, RedisServer, hammer, own_keys, sessions, virtual_clock
 from proxy.tests.upstream_peer import turns
@@ -331,6 +331,29 @@ async def test_it_tells_a_server_that_came_back_empty_what_is_under_way(server: 
     limiter.settle(running, 0)
     await limiter.read_epochs(("after",))
     assert (await limiter.admit(Ask("next", limits, 900))).verdict == "ok"
+    await limiter.close()
+
+
+class EndsBetween(RedisLimiter):
+    """What is in `ending` ends when Redis has been told that it is under way, before the new connection is used."""
+
+    ending: tuple[Ask, ...] = ()
+
+    async def _take_over(self, connection: Connection) -> None:
+        await super()._take_over(connection)
+        for ask in self.ending:
+            self.settle(ask, 0)
+
+
+async def test_it_frees_what_ends_while_it_reconnects(server: RedisServer) -> None:
+    limiter, limits = EndsBetween(server.url, PATIENCE), (Limit("user:a", max_parallel=2),)
+    running, ending = Ask("running", limits, 0), Ask("ending", limits, 0)
+    assert [(await limiter.admit(ask)).verdict for ask in (running, ending)] == ["ok", "ok"]
+    limiter.ending = (ending,)
+    limiter.disconnect("lost")
+    await limiter.connect()
+    await limiter.read_epochs(("after",))
+    assert levels.read(server.url, limits)[0].under_way == 1
     await limiter.close()
 
 
