@@ -47,6 +47,12 @@ class _Account:
         if self.tpm is not None:
             self.tokens = min(self.tpm * UNITS, self.tokens + elapsed * self.tpm)
 
+    def give_back(self, tokens: int, now: int) -> None:
+        """`at` stays when somebody was last let in: what another limiter left since then is news all the same."""
+        assert self.tpm is not None
+        full, refilled = self.tpm * UNITS, (now - self.at) * self.tpm
+        self.tokens = min(full, min(full, self.tokens + refilled) + tokens) - refilled
+
     def live(self) -> int:
         """Slots that count."""
         expired = 0
@@ -116,8 +122,7 @@ class MemoryLimiter:
                 continue
             if limit.tpm is None or account.tpm is None:  # nothing was taken, or there is nothing to give back to
                 continue
-            account.refill(now)
-            account.tokens = min(account.tpm * UNITS, account.tokens + back)
+            account.give_back(back, now)
 
     async def read_epochs(self, keys: Sequence[str]) -> tuple[str, ...]:
         return ()

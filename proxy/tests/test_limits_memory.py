@@ -77,6 +77,17 @@ async def test_it_goes_on_from_levels_that_another_limiter_left(clock: Clock) ->
     assert await admitted(limiter, limit, 50) == 25
 
 
+async def test_it_goes_on_from_such_levels_also_after_a_request_of_its_own_ended(clock: Clock) -> None:
+    limiter, limit = MemoryLimiter(clock=clock), Limit("user:a", rpm=10, tpm=1_000)
+    ask = Ask("own", (limit,), 10)
+    await limiter.admit(ask)
+    seen = {"user:a": Seen(requests=0, tokens=0, at=clock.ms + 1)}
+    clock.ms += 2
+    limiter.settle(ask, 10)
+    limiter.take_over(seen.get)
+    assert await admitted(limiter, limit, 20) == 0
+
+
 async def test_it_takes_levels_over_only_where_they_are_news(clock: Clock) -> None:
     limiter, limit = MemoryLimiter(clock=clock), Limit("user:a", rpm=10)
     stale = {"user:a": Seen(requests=600_000, tokens=None, at=clock.ms - 1)}
