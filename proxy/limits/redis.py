@@ -242,6 +242,8 @@ class RedisLimiter:
     async def renew(self) -> None:
         """The slots of all requests under way live on; to be called well before `slot_seconds` are over."""
         limits = {limit.scope: limit for ask in self._held.values() for limit in ask.limits if limit.holds}
+        if limits and self._connection is not None:
+            self._connection.post(self._renew)  # a server that forgot it (SCRIPT FLUSH) would tell nobody
         for number, limit in enumerate(limits.values(), 1):
             if self._connection is None:
                 return

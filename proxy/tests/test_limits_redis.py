@@ -531,3 +531,16 @@ async def test_it_renews_the_slots_of_what_is_under_way_and_no_others(prefix: st
         [(session, expiry, slots, *_)] = sessions(raw, f"{prefix}user:a")
     assert (session, expiry, slots) == (limiter.session, 1_085_000, 1)
     await limiter.close()
+
+
+async def test_it_renews_slots_also_where_the_scripts_were_forgotten(server: RedisServer) -> None:
+    limiter = RedisLimiter(server.url, PATIENCE, slot_seconds=45, clock=virtual_clock("now"))
+    with server.client() as client:
+        client.set("now", 1_000_000)
+        await limiter.admit(Ask("running", (Limit("user:a", max_parallel=2),), 0))
+        client.script_flush()
+        client.set("now", 1_040_000)
+    await limiter.renew()
+    await limiter.read_epochs(("after",))  # replies come in order
+    assert [expiry for _, expiry, *_ in held(server)] == [1_085_000]
+    await limiter.close()
