@@ -56,6 +56,7 @@ class Cycle:
     disconnected = False
     response_started = False
     response_complete = False
+    length = 0  # of a body that was not here as a whole: in bytes, or CHUNKED
     _unread = 0
     _head = b""  # goes out with the first piece of the body: one write, and one packet for most answers
     _chunked = False

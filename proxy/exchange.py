@@ -139,11 +139,11 @@ class Exchange:
         self.endpoint = endpoint = caller.endpoint or caller.resolve()
         body: bytes | Upload | None
         if endpoint.max_form and is_form(caller.fields):
-            body = await Upload(self._body, cycle.receive, max_bytes=endpoint.max_form).begin(caller.fields)
+            body = await Upload(self._body, cycle, max_bytes=endpoint.max_form).begin(caller.fields)
         else:
             body = self._body.take(cycle)
             if body is None:
-                body = await self._body.read(caller.fields, cycle)
+                body = await self._body.read(cycle)
         self._sent, self._arrived = body, time.monotonic()
         cycle.on_disconnect(self._left)
         refusal: ProxyError | None = None

@@ -39,8 +39,9 @@ class Head:
     """A request's head, parsed and checked; `length` is that of its body in bytes, or CHUNKED.
 
     The next request on a connection mostly has the same head but for that length: `before` and `after` are the bytes
-    around it, so that those heads need not be read again (empty where the length has no digits). `notes` are for the
-    application, of what it makes of these bytes.
+    around it, so that those heads need not be read again (empty where the length has no digits). What `fields` and
+    `scope` say of that length is then of an earlier request: ask the Cycle. `notes` are for the application, of what
+    it makes of these bytes.
     """
 
     __slots__ = (

@@ -112,10 +112,9 @@ class Body:
                 raise self._too_large()
         return body
 
-    async def read(self, fields: Fields, cycle: Cycle) -> bytes:
+    async def read(self, cycle: Cycle) -> bytes:
         """The whole body. BodyTooLarge beyond the cap; Unavailable when all bodies together are too much."""
-        length = fields.get(b"content-length", b"")
-        if length.isdigit() and int(length) > self._runtime.max_body:
+        if cycle.length > self._runtime.max_body:
             raise self._too_large()
         parts = []
         while True:

@@ -202,7 +202,7 @@ class ProxyProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self.refuse(malformed(f"The request is not valid HTTP/1.1: {error}."))
         else:
-            self._head = head if head.before else None
+            self._head = head if head.is_eager and head.before else None  # others read the length in the fields
             self._begin(head, data, end, head.length)
 
     def _read_head(self, data: bytes) -> Head:
@@ -269,7 +269,7 @@ class ProxyProtocol(HttpToolsProtocol):
         else:
             self._phase = BODY
             self._chunked = ChunkedEnd() if length < 0 else None
-            self._body_left = length
+            self._body_left = cycle.length = length
             self._deadline = self.loop.time() + self.limits.body_idle_timeout
             if end < size:
                 self._take_body(data, end)

@@ -7,9 +7,10 @@ whole.
 
 from collections.abc import AsyncIterator
 
-from proxy.cycle import ClientGone
+from proxy.cycle import ClientGone, Cycle
 from proxy.errors import BadRequest, BodyTooLarge
-from proxy.incoming import Body, Fields, Receive
+from proxy.framing import CHUNKED
+from proxy.incoming import Body, Fields
 from proxy.multipart import Form, boundary_of
 from proxy.upstream import Stream
 
@@ -23,23 +24,20 @@ def is_form(fields: Fields) -> bool:
 class Upload:
     """`begin` it, ask for its `model`, then send what `outgoing` gives, as `content_type`."""
 
-    def __init__(self, body: Body, receive: Receive, *, max_bytes: int) -> None:
+    def __init__(self, body: Body, cycle: Cycle, *, max_bytes: int) -> None:
         self._body = body
-        self._receive = receive
+        self._cycle = cycle
         self._max_bytes = max_bytes
         self._form = Form(b"")
         self._held = bytearray()
         self._seen = 0
-        self._length: int | None = None  # as the client declares it
         self._more = True
         self._refusal: BadRequest | None = None
         self.content_type = b""
 
     async def begin(self, fields: Fields) -> "Upload":
         """Reads until the model is known, or what is wrong. BodyTooLarge and Unavailable at once, ClientGone."""
-        if (length := fields.get(b"content-length")) is not None and length.isdigit():
-            self._length = int(length)
-            self._check_size(self._length)
+        self._check_size(self._cycle.length)
         try:
             boundary = boundary_of(fields[b"content-type"])
             self.content_type = b'multipart/form-data; boundary="%b"' % boundary
@@ -74,8 +72,8 @@ class Upload:
         begun = b"".join((self._held[:start], model.encode(), self._held[end:]))
         if not self._more:
             return begun
-        grown = len(begun) - len(self._held)
-        return Stream(self._pieces(begun), None if self._length is None else self._length + grown)
+        grown, length = len(begun) - len(self._held), self._cycle.length
+        return Stream(self._pieces(begun), None if length == CHUNKED else length + grown)
 
     async def _pieces(self, begun: bytes) -> AsyncIterator[bytes]:
         self._held = bytearray()
@@ -85,7 +83,7 @@ class Upload:
             yield await self._next()
 
     async def _next(self) -> bytes:
-        message = await self._receive()
+        message = await self._cycle.receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
         piece: bytes = message.get("body", b"")

@@ -107,6 +107,13 @@ async def test_it_leaves_the_proxys_prefix_away_and_every_other_byte_alone(clien
     assert provider.requests[0].headers["content-type"] == 'multipart/form-data; boundary="B"'
 
 
+async def test_it_tells_the_provider_the_length_of_this_form_not_of_the_one_before(client, provider):
+    forms = [MODEL % b"whisper-1" + FILE + MIB * size + END for size in (1, 2, 1)]
+    for form in forms:
+        assert (await client.post(PATH, **sized(form))).status_code == 200
+    assert [request.body for request in provider.requests] == forms
+
+
 async def test_it_sends_on_what_it_has_before_there_is_more(client, provider):
     gate = asyncio.Event()
 

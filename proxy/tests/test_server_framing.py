@@ -16,8 +16,9 @@ async def echo(scope, receive, send):
         message = await receive()
         body += message["body"]
         more = message["more_body"]
-    names = [name.decode() for name, _ in scope["headers"]]
-    told = {"method": scope["method"], "path": scope["path"], "query": scope["query_string"].decode(), "names": names}
+    fields = [(name.decode(), value.decode("latin-1")) for name, value in scope["headers"]]
+    told = {"method": scope["method"], "path": scope["path"], "query": scope["query_string"].decode()}
+    told |= {"names": [name for name, _ in fields], "length": dict(fields).get("content-length")}
     data = json.dumps({**told, "body": body.decode("latin-1")}).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(data))]})
     await send({"type": "http.response.body", "body": data})
@@ -157,6 +158,20 @@ def test_it_reads_a_head_like_the_one_before_at_every_split(server):
             client.send(data[split:])
             told = json.loads(client.answer().body)
             assert (told["body"], told["names"]) == ("hello again", ["host", "content-length", "x"])
+
+
+@pytest.fixture(scope="module")
+def plain_server():
+    server = RawServer(echo, eager=False)
+    yield server
+    server.stop()
+
+
+def test_it_tells_an_application_that_reads_the_field_each_requests_own_length(plain_server):
+    with plain_server.client() as client:
+        for body in (b"", b"abc", b""):
+            told = json.loads(client.send(AGAIN % str(len(body)).encode() + body).answer().body)
+            assert (told["length"], told["body"]) == (str(len(body)), body.decode())
 
 
 @pytest.mark.parametrize("length", [b"", b"5x", b"+5", b"5 5", b"0x5", b"5, 5", b"\xb2", b"99999999999999999999"])
