@@ -90,7 +90,7 @@ def parse_request_line(line: bytes, target_limit: int) -> RequestLine:
     if len(line) > target_limit:
         raise Refused(414, "uri_too_long", f"The request target is longer than {target_limit} bytes.")
     parts = line.split(b" ")
-    if len(parts) != 3:
+    if len(parts) != 3 or line[0] in b"\r\n":  # those the parser would pass over, and we take for the method's
         raise malformed("The request line must be a method, a target and a version, one space apart.")
     method, target, version = parts
     if version not in (b"HTTP/1.1", b"HTTP/1.0"):
