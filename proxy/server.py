@@ -231,7 +231,8 @@ class ProxyProtocol(HttpToolsProtocol):
             self.parser.feed_data(head)
         except httptools.HttpParserUpgrade:
             # The answer to an offer to change protocols may be plain HTTP/1.1, but the parser would drop the body: it
-            # reads the same head again without the offer.
+            # reads the same head again without the offer; a new one, as it reads nothing after a head that says close.
+            self.parser = httptools.HttpRequestParser(self)
             headers.clear()
             self._head_seen = self._message_seen = False
             self.parser.feed_data(UPGRADE_FIELD.sub(b"", head))

@@ -231,6 +231,16 @@ def test_it_ignores_an_upgrade_without_a_body(server):
         assert json.loads(client.answer().body)["path"] == "/y"
 
 
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.0\r\nConnection: upgrade", b"HTTP/1.1\r\nHost: a\r\nConnection: upgrade, close"]
+)
+def test_it_ignores_an_upgrade_on_a_connection_that_is_to_close(server, head):
+    with server.client() as client:
+        client.send(b"POST /x " + head + b"\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\nabc")
+        assert json.loads(client.answer().body)["body"] == "abc"
+        assert client.is_closed()
+
+
 def test_it_serves_an_http_1_0_client_and_closes(server):
     with server.client() as client:
         assert client.send(b"GET / HTTP/1.0\r\n\r\n").answer().status == 200
