@@ -218,12 +218,9 @@ class Cycle:
         self._bodyless = self.head.line.method == "HEAD" or status in (204, 304)
         if length is not None:
             framing = b"content-length: %d\r\n" % length
-        elif not self._bodyless:
-            if self.head.line.version == "1.1":
-                self._chunked = True
-                framing = b"transfer-encoding: chunked\r\n"
-            else:
-                self.keep_alive = False
+        elif not self._bodyless and self.head.line.version == "1.1":
+            self._chunked = True
+            framing = b"transfer-encoding: chunked\r\n"
         self._head = self._begun(status, fields, framing, b"")
 
     def answer(self, status: int, fields: bytes, body: bytes) -> None:

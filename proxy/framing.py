@@ -61,7 +61,8 @@ class Head:
         """Raises Refused. `data` is the head as it came, `keep_alive` what the parser says of it."""
         self.line = line
         self.fields = fields
-        self.keep_alive = keep_alive
+        # An HTTP/1.0 client that asks to be kept takes an answer that does not grant it to end with the connection.
+        self.keep_alive = keep_alive and line.version == "1.1"
         self.length, self.continue_due = check_fields(line, fields)
         self.scope: dict[str, Any] = {}
         self.notes: Any = None

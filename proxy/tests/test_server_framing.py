@@ -241,9 +241,11 @@ def test_it_ignores_an_upgrade_on_a_connection_that_is_to_close(server, head):
         assert client.is_closed()
 
 
-def test_it_serves_an_http_1_0_client_and_closes(server):
+@pytest.mark.parametrize("fields", [b"", b"Connection: keep-alive\r\n"])
+def test_it_serves_an_http_1_0_client_and_closes(server, fields):
     with server.client() as client:
-        assert client.send(b"GET / HTTP/1.0\r\n\r\n").answer().status == 200
+        answer = client.send(b"GET / HTTP/1.0\r\n" + fields + b"\r\n").answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
         assert client.is_closed()
 
 
