@@ -50,6 +50,12 @@ class Stage:
         self.told.put(len(scope["extensions"][CYCLE]._protocol._pending))
         await self.answer(send)
 
+    async def behind(self, scope, receive, send):
+        """Answers when no more is read ahead."""
+        while len(scope["extensions"][CYCLE]._protocol._pending) <= 65_536:  # noqa: ASYNC110 - nobody tells us
+            await asyncio.sleep(0)
+        await self.answer(send)
+
     async def hold(self, scope, receive, send):
         self.told.put("held")
         await asyncio.to_thread(self.released.wait, 5)
@@ -195,6 +201,14 @@ def test_it_drops_pipelined_requests_after_connection_close(serve):
 def test_it_sees_a_client_leave_that_has_pipelined(serve, stage):
     with serve().client() as client:
         client.send(GET % b"watch" + GET % b"ok")
+        assert stage.told.get(timeout=5) == "watching"
+    assert stage.told.get(timeout=5) == "http.disconnect"
+
+
+def test_it_sees_a_client_leave_whose_long_request_was_read_ahead(serve, stage):
+    request = POST % (b"watch", 65_500) + b"x" * 65_500
+    with serve().client() as client:
+        client.send(GET % b"behind" + request[:65_000]).send(request[65_000:]).answer()
         assert stage.told.get(timeout=5) == "watching"
     assert stage.told.get(timeout=5) == "http.disconnect"
 
