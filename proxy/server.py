@@ -389,12 +389,12 @@ class ProxyProtocol(HttpToolsProtocol):
             self.loop.call_soon(self._start_pending)
         else:
             self._await_head()
-        if self.flow.read_paused and len(self._pending) <= self.limits.head:
-            self.flow.resume_reading()
 
     def _await_head(self) -> None:
         self._phase = HEAD
         self._deadline = self.loop.time() + self.limits.keepalive_timeout
+        if self.flow.read_paused:
+            self.flow.resume_reading()  # whoever has enough of it pauses it again
 
     def _start_pending(self) -> None:
         if self._phase == ANSWER:
@@ -471,6 +471,8 @@ class ProxyProtocol(HttpToolsProtocol):
         self._closing = True
         if self._phase == HEAD and not self._pending:
             self.close()
+        elif self._phase == BODY and self.cycle is not None and self.cycle.response_complete:
+            self._finish()  # what is still to come is passed over
 
     # --- Time ------------------------------------------------------------------------------------------
 

@@ -465,3 +465,13 @@ def test_it_finishes_a_request_and_closes_idle_connections_when_the_server_stops
         answer = busy.answer()
         assert (answer.body, answer.headers["connection"]) == (b"held", "close")
         assert busy.is_closed()
+
+
+def test_it_keeps_no_connection_for_the_rest_of_a_refused_body_when_the_server_stops(serve):
+    server = serve(linger_timeout=1.4)  # a server of its own
+    with server.client() as idle, server.client() as refused:
+        idle.send(GET % b"ok").answer()
+        assert refused.send(POST % (b"early", 3)).answer().status == 401
+        server.server.should_exit = True
+        assert idle.is_closed()
+        assert refused.send(b"abc").is_closed()
