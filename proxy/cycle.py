@@ -216,7 +216,7 @@ class Cycle:
         framing = b""
         self._left = length
         self._bodyless = self.head.line.method == "HEAD" or status in (204, 304)
-        if length is not None:
+        if length is not None and status != 204:  # RFC 9110, 8.6
             framing = b"content-length: %d\r\n" % length
         elif not self._bodyless and self.head.line.version == "1.1":
             self._chunked = True

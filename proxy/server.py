@@ -107,8 +107,9 @@ class ProxyProtocol(HttpToolsProtocol):
         self.connections.discard(self)
         self._phase = CLOSED
         self._pending.clear()
-        if self.cycle is not None:
-            self.cycle.disconnect()
+        cycle, self.cycle = self.cycle, None  # it knows us: what is no cycle needs no collector
+        if cycle is not None:
+            cycle.disconnect()
         self.flow.resume_writing()
         self.transport.close()
         self.parser = None  # type: ignore[assignment]
@@ -402,6 +403,8 @@ class ProxyProtocol(HttpToolsProtocol):
             self._pending.clear()
             self._await_head()
             self.data_received(data)
+            if self._closing:  # said meanwhile, and empty lines begin nothing
+                self.shutdown()
 
     def cut(self) -> None:
         """Close in the middle of an answer; what was written still goes out."""

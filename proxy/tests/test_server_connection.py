@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import queue
 import resource
 import subprocess
 import sys
 import threading
+import weakref
 
 import pytest
 
@@ -401,6 +403,18 @@ def test_it_resets_connections_far_above_its_cap(serve):
         assert client.is_closed()
     for client in clients:
         client.close()
+
+
+def test_it_needs_no_collector_to_forget_a_connection(serve):
+    server = serve()
+    gc.disable()
+    try:
+        with server.client() as client:
+            assert client.send(GET % b"ok").answer().status == 200
+            known = [weakref.ref(connection) for connection in server.server.server_state.connections]
+        assert any(not any(ref() for ref in known) for _ in range(1000) if server.ask(GET % b"ok"))
+    finally:
+        gc.enable()
 
 
 def test_it_leaves_descriptors_for_providers():
