@@ -423,16 +423,19 @@ class Connection(asyncio.BufferedProtocol):
             self._wake()
 
     def _hand_over(self, response: Response, take: Callable[[bytes], bool]) -> None:
-        waiting = self._waiter
-        assert waiting is not None
         try:
             if not take(response._take()):
                 self._deadline = self.loop.time() + response.timeouts.idle
                 return
         except Exception as error:
-            failure: Exception | None = error
+            self._taken(response, error)
         else:
-            failure = None
+            self._taken(response, None)
+
+    def _taken(self, response: Response, failure: Exception | None) -> None:
+        """Enough, or too much for who took it."""
+        waiting = self._waiter
+        assert waiting is not None
         response._taker = None  # what comes from now on waits
         self._deadline = 0.0
         if not waiting.done():

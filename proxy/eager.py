@@ -151,7 +151,11 @@ class Waiter(Generic[T]):
         if not self._is_done:
             yield self
         if self._error is not None:
-            raise self._error
+            error, self._error = self._error, None
+            try:
+                raise error
+            finally:
+                del error  # it knows this frame: what is no cycle needs no collector
         result: T = self._result
         return result
 

@@ -2,12 +2,25 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
+import weakref
 
 import pytest
 
-from proxy.tests.upstream_peer import Line, answering, deaf_port, loopback, new_pool, on_both_loops, serving, turns
+from proxy.eager import EagerTask
+from proxy.tests.upstream_peer import (
+    Line,
+    answering,
+    deaf_port,
+    loopback,
+    new_pool,
+    on_both_loops,
+    serving,
+    turns,
+    until,
+)
 from proxy.upstream import (
     ConnectTimeout,
     Disconnected,
@@ -484,6 +497,27 @@ async def test_it_closes_when_who_takes_an_answer_fails(segments, pool):
             await response.pass_to(fail)
         await turns()
         assert (pool.open_connections, peer.closed_by_client) == (0, 1)
+
+
+@on_both_loops
+async def test_it_needs_no_collector_to_forget_an_answer_that_was_not_taken(pool):
+    def fail(_data: bytes) -> bool:
+        raise ValueError
+
+    async def relay() -> None:
+        response = await ask(pool, peer.origin)
+        known.append(weakref.ref(response))
+        await response.pass_to(fail)
+
+    known, ended = [], []
+    gc.disable()
+    try:
+        async with serving(answering(OK[:-2], OK[-2:])) as peer:
+            EagerTask(relay(), asyncio.get_running_loop(), lambda error: ended.append(type(error))).go_on()
+            await until(lambda: ended)
+        assert (ended, known[0]()) == ([ValueError], None)
+    finally:
+        gc.enable()
 
 
 @on_both_loops
