@@ -501,18 +501,26 @@ async def test_it_closes_when_who_takes_an_answer_fails(segments, pool):
 
 @on_both_loops
 async def test_it_needs_no_collector_to_forget_an_answer_that_was_not_taken(pool):
+    waited_for, known, ended = asyncio.Event(), [], []
+
+    async def script(line: Line) -> None:
+        await line.request()
+        await line.send(OK[:-2])
+        await waited_for.wait()
+        await line.send(OK[-2:-1])
+
     def fail(_data: bytes) -> bool:
         raise ValueError
 
     async def relay() -> None:
         response = await ask(pool, peer.origin)
         known.append(weakref.ref(response))
+        waited_for.set()
         await response.pass_to(fail)
 
-    known, ended = [], []
     gc.disable()
     try:
-        async with serving(answering(OK[:-2], OK[-2:])) as peer:
+        async with serving(script) as peer:
             EagerTask(relay(), asyncio.get_running_loop(), lambda error: ended.append(type(error))).go_on()
             await until(lambda: ended)
         assert (ended, known[0]()) == ([ValueError], None)
