@@ -74,6 +74,7 @@ class Response:
     buffered = 0  # body bytes held for the reader
     error: UpstreamError | None = None
     _taker: Callable[[bytes], bool] | None = None
+    _failure: Exception | None = None  # of the taker
 
     def __init__(self, connection: Connection, timeouts: Timeouts) -> None:
         self.timeouts = timeouts
@@ -134,8 +135,11 @@ class Response:
                     assert connection is not None  # neither complete nor failed
                     self._taker = take
                     if await connection.wait(self.timeouts.idle):
+                        if self._failure is not None:
+                            raise self._failure
                         return True
         except BaseException:
+            self._failure = None  # its traceback knows us: what is no cycle needs no collector
             self.abort()
             raise
         finally:
@@ -423,23 +427,19 @@ class Connection(asyncio.BufferedProtocol):
             self._wake()
 
     def _hand_over(self, response: Response, take: Callable[[bytes], bool]) -> None:
+        waiting = self._waiter
+        assert waiting is not None
         try:
             if not take(response._take()):
                 self._deadline = self.loop.time() + response.timeouts.idle
                 return
         except Exception as error:
-            self._taken(response, error)
-        else:
-            self._taken(response, None)
-
-    def _taken(self, response: Response, failure: Exception | None) -> None:
-        """Enough, or too much for who took it."""
-        waiting = self._waiter
-        assert waiting is not None
+            # Not told by the waiter: this frame, which the traceback knows, would know the error.
+            response._failure = error
         response._taker = None  # what comes from now on waits
         self._deadline = 0.0
         if not waiting.done():
-            waiting.set_exception(failure) if failure is not None else waiting.set_result(True)
+            waiting.set_result(True)
 
     def _pause(self) -> None:
         if not self.reading_paused:

@@ -151,11 +151,7 @@ class Waiter(Generic[T]):
         if not self._is_done:
             yield self
         if self._error is not None:
-            error, self._error = self._error, None
-            try:
-                raise error
-            finally:
-                del error  # it knows this frame: what is no cycle needs no collector
+            raise self._error
         result: T = self._result
         return result
 
