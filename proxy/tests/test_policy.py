@@ -60,7 +60,7 @@ async def test_it_asks_for_the_epochs_before_it_reads_the_row(key, reads):
         order.append(len(reads))
         return ("1", "2", "3")
 
-    policies = Policies(read_epochs=epochs, max_age=900)
+    policies = Policies(read_epochs=epochs, max_age=900, patience=30)
     loaded = await policies.load(key.key_id)
     assert (loaded.epochs, order, len(reads)) == (("1", "2", "3"), [1], 2)
     policies.close()
@@ -79,7 +79,7 @@ async def test_it_labels_a_policy_with_the_plan_it_ends_up_with(key, user, reads
         return names
 
     asked = []
-    policies = Policies(read_epochs=epochs, max_age=900)
+    policies = Policies(read_epochs=epochs, max_age=900, patience=30)
     loaded = await policies.load(key.key_id)
     assert (loaded.plan, loaded.epochs[-1]) == ("other", "aiproxy:epoch:plan:other")
     policies.close()
@@ -140,7 +140,7 @@ async def test_it_forgets_its_labels_but_not_its_policies(key):
     async def epochs(names):
         return ("1", "2", "3")
 
-    policies = Policies(read_epochs=epochs, max_age=900)
+    policies = Policies(read_epochs=epochs, max_age=900, patience=30)
     await policies.load(key.key_id)
     policies.flush()
     assert policies.known(key.key_id).epochs is None
@@ -154,7 +154,7 @@ async def test_it_labels_nothing_that_was_read_across_a_flush(key):
         policies.flush()
         return ("1", "2", "3")
 
-    policies = Policies(read_epochs=epochs, max_age=900)
+    policies = Policies(read_epochs=epochs, max_age=900, patience=30)
     assert (await policies.load(key.key_id)).epochs is None
     policies.close()
 
