@@ -75,6 +75,7 @@ class _Responses(msgspec.Struct):
     stream: bool | None = None
     max_output_tokens: int | None = None
     parallel_tool_calls: bool | None = None
+    background: bool | None = None
 
 
 class _Images(msgspec.Struct):
@@ -173,6 +174,13 @@ def decode_responses(body: bytes) -> Call:
     model, fallbacks = ("", None) if nameless else _models(request.model, request.models)
     if request.max_output_tokens is not None and not 0 <= request.max_output_tokens <= MOST_OUTPUT:
         raise _bad_limit("max_output_tokens")
+    if request.background:  # what is answered before the work is done says nothing of its tokens, nor does what is next
+        raise BadRequest(
+            "background: tokens are counted as an answer says them, and one in the background is given before it has "
+            "any. Leave it out, and stream what takes long.",
+            param="background",
+            code="unsupported_parameter",
+        )
     asked = bytes(request.input)
     return Call(
         model=model,

@@ -171,6 +171,24 @@ async def test_it_names_what_it_cannot_honour_and_asks_nobody(sdk, provider, nam
     assert (refused.value.param, provider.requests) == ("previous_response_id", [])
 
 
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_it_makes_no_response_in_the_background(client, provider, rows, name, streamed):
+    asked = {"model": MODELS[name], "input": "hi", "background": True, "stream": streamed}
+    refused = await client.post("/v1/responses", json=asked)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "background")
+    assert "stream" in refused.json()["error"]["message"]
+    assert provider.requests == []
+    assert [(row.outcome, row.tokens_total) for row in await rows()] == [("refused", 0)]
+
+
+async def test_it_asks_nobody_twice_whether_it_is_in_the_background(client, provider):
+    body = b'{"model": "gpt-5.6", "input": "hi", "background": false, "background": true}'
+    refused = await client.post("/v1/responses", content=body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "duplicate_parameter")
+    assert provider.requests == []
+
+
 async def test_it_holds_a_keys_cap(client, provider, proxy_key):
     key, _ = proxy_key
     key.max_tokens = 77
