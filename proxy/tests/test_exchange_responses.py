@@ -189,6 +189,29 @@ async def test_it_asks_nobody_twice_whether_it_is_in_the_background(client, prov
     assert provider.requests == []
 
 
+@pytest.mark.parametrize("name", TRANSLATED)
+@pytest.mark.parametrize("depth", [300, 930])
+async def test_it_refuses_what_is_nested_too_deeply_before_anybody_is_asked(client, provider, name, depth):
+    provider.default = answer(200, whole(name, "Hello"))
+    schema = b'{"items":' * depth + b"{}" + b"}" * depth
+    tool = b'{"type":"function","name":"f","strict":false,"parameters":' + schema + b"}"
+    body = b'{"model":"%b","input":"hi","tools":[%b]}' % (MODELS[name].encode(), tool)
+    refused = await client.post("/v1/responses", content=body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_json")
+    assert provider.requests == []
+
+
+@pytest.mark.parametrize("name", TRANSLATED)
+async def test_it_takes_a_schema_of_a_hundred_levels(sdk, provider, name):
+    provider.default = answer(200, whole(name, "Hello"))
+    schema: dict = {"type": "object", "properties": {}}
+    for _ in range(100):
+        schema = {"type": "object", "properties": {"a": schema}}
+    tool = {"type": "function", "name": "f", "strict": False, "parameters": schema}
+    found = await sdk.responses.create(model=MODELS[name], input="hi", tools=[tool])
+    assert (found.output_text, found.tools[0].parameters) == ("Hello", schema)
+
+
 async def test_it_holds_a_keys_cap(client, provider, proxy_key):
     key, _ = proxy_key
     key.max_tokens = 77

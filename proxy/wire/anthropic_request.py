@@ -16,6 +16,7 @@ from proxy.wire.anthropic_capabilities import Capabilities, capabilities
 from proxy.wire.anthropic_messages import Conversation, Message
 from proxy.wire.anthropic_schema import sanitised
 from proxy.wire.anthropic_tools import tools_and_choice
+from proxy.wire.fields import refuse_too_deep
 
 Fields = dict[str, Any]
 
@@ -126,6 +127,7 @@ def _decode(body: bytes) -> tuple[Fields, _Chat]:
         fields = msgspec.json.decode(body)
         if not isinstance(fields, dict):
             raise BadRequest("The body is not a JSON object.", code="invalid_json")
+        refuse_too_deep(body, fields)
         return fields, msgspec.convert(fields, _Chat)
     except msgspec.ValidationError as error:
         said, _, path = str(error).partition(" - at `$")

@@ -4,6 +4,7 @@ A refused field is a 400 unless it has a value that asks for nothing (its neutra
 """
 
 from collections.abc import Collection, Mapping
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -31,6 +32,10 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
     "store": (False,),
     "web_search_options": (),
 }
+
+# What is nested deeper than this is refused before it is translated. No provider takes schemas nearly as deep, and what
+# is read, written or shown again later needs no more of the stack than there is wherever that happens.
+DEEPEST = 256
 
 
 def refuse(fields: Mapping[str, Any], refused: Mapping[str, tuple[Any, ...]], provider: str) -> None:
@@ -69,7 +74,21 @@ def decode_object(body: bytes) -> dict[str, Any]:
     value = decode(body)
     if not isinstance(value, dict):
         raise BadRequest("The body must be a JSON object.", code="invalid_type")
+    refuse_too_deep(body, value)
     return {name: field for name, field in value.items() if field is not None}
+
+
+def refuse_too_deep(body: bytes, value: dict[str, Any]) -> None:
+    """BadRequest beyond DEEPEST levels; `value` is what the body holds. Most bodies open fewer in all."""
+    if body.count(b"{") + body.count(b"[") <= DEEPEST:
+        return
+    level: list[Any] = [value]
+    for _ in range(DEEPEST):
+        parts = chain.from_iterable([one.values() if type(one) is dict else one for one in level])
+        level = [part for part in parts if type(part) is dict or type(part) is list]
+        if not level:
+            return
+    raise BadRequest(f"The body is nested too deeply: {DEEPEST} levels are the most.", code="invalid_json")
 
 
 def word(value: Any) -> str:
