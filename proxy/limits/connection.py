@@ -5,6 +5,7 @@ reconnect. Replies carry no number, only a position, so a connection that missed
 """
 
 import asyncio
+import logging
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import hiredis
 
 from proxy.limits import LimiterAway
+
+logger = logging.getLogger(__name__)
 
 Arguments = tuple[str | int | bytes, ...]
 # The stub of hiredis describes a tuple of one element.
@@ -203,8 +206,26 @@ class Connection(asyncio.Protocol):
     def _flush(self) -> None:
         self._is_urgent = False
         if self._out and self._transport is not None:
-            self._transport.write(b"".join([message.packed() for message in self._out]))
+            try:
+                packed = [message.packed() for message in self._out]
+            except Exception:
+                logger.exception("What cannot be packed is not sent to Redis")
+                packed = self._packed_each()
+            self._transport.write(b"".join(packed))
             self._out.clear()
+
+    def _packed_each(self) -> list[bytes]:
+        """Without those that cannot be packed: they are lost alone."""
+        packed, lost = [], []
+        for message in self._out:
+            try:
+                packed.append(message.packed())
+            except Exception:
+                lost.append(message)
+        self._waiting = deque(entry for entry in self._waiting if entry[1] not in lost)
+        for message in lost:
+            self.loop.call_soon(message.lost, "it cannot be packed")
+        return packed
 
     def _check(self) -> None:
         """One timer for all: it follows the oldest request that waits, and is gone while none does."""

@@ -328,7 +328,14 @@ class RedisLimiter:
 
     def lost(self, batch: _Batch, reason: str) -> None:
         self.failures += len(batch.asks)
-        if batch.command.holds:
+        connection = self._connection
+        if batch.asks and batch.freed and connection is not None and not connection.closed:
+            # Its requests could not be sent, and what ended with them goes alone.
+            ended = batch.command.batch or self._begin(connection, batch.command)
+            ended.left_over += batch.left_over
+            ended.released += batch.released
+            ended.freed += batch.freed
+        elif batch.command.holds:
             batch.number = batch.number or self.next_number()
             self._lost_batches.append(batch)
         for waiting in batch.waiting:

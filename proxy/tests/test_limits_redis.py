@@ -178,6 +178,20 @@ async def test_it_sends_what_one_turn_of_the_loop_asks_in_one_write(prefix: str,
     assert [data.count(b"EVALSHA") for data in writes] == [2, 2]
 
 
+async def test_it_loses_alone_what_it_cannot_send(prefix: str, limiter: RedisLimiter) -> None:
+    await limiter.connect()
+    ended, others = Ask("ended", BOTH, 100), (Limit("user:b", tpm=50),)
+    await limiter.admit(ended)
+    limiter.settle(ended, 40)
+    giant, other = limiter.admit(Ask("giant", BOTH, 1 << 63)), limiter.admit(Ask("b", others, 7))
+    assert (await other).remaining_tokens == 43
+    with pytest.raises(LimiterAway, match="cannot be packed"):
+        await giant
+    assert (await limiter.admit(Ask("next", BOTH, 0))).remaining_tokens in range(460, 501)  # what ended with it counts
+    assert levels.read(URL, BOTH, prefix=prefix)[1].under_way == 1
+    assert limiter.connected
+
+
 async def test_it_judges_those_of_one_call_one_after_the_other(limiter: RedisLimiter) -> None:
     limits = (Limit("user:a", rpm=3, tpm=100), Limit("key:a", max_parallel=9))
     asks = [Ask(f"{n}", limits, tokens) for n, tokens in enumerate((50, 60, 40, 101, 0, 0))]
