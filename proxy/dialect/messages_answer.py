@@ -11,6 +11,7 @@ import msgspec
 from proxy.dialect.messages_turns import GOOGLE_SIGNATURE
 from proxy.errors import UpstreamBroken
 from proxy.wire import UNREADABLE, Call
+from proxy.wire.counts import Count
 
 Json = dict[str, Any]
 
@@ -60,17 +61,17 @@ class Completion(msgspec.Struct):
 
 
 class _InputDetails(msgspec.Struct):
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
+    cached_tokens: Count | None = None
+    cache_write_tokens: Count | None = None
 
 
 class _OutputDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
+    reasoning_tokens: Count | None = None
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
     prompt_tokens_details: _InputDetails | None = None
     completion_tokens_details: _OutputDetails | None = None
 
@@ -112,7 +113,7 @@ def stop_reason(finish_reason: str | None, *, refused: bool) -> str:
 
 
 def usage(raw: msgspec.Raw) -> Json:
-    """Anthropic's three disjoint classes of input; zeros where the provider said nothing."""
+    """Anthropic's three disjoint classes of input; zeros where the provider said nothing, or no counts."""
     try:
         found = (_usage(raw) if bytes(raw) else None) or _Usage()
     except UNREADABLE:

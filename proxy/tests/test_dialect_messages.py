@@ -191,6 +191,14 @@ def test_it_shows_thoughts_to_who_asked(thinking, shown):
     assert call.shows_reasoning is shown
 
 
+@pytest.mark.parametrize("count", [-5, 1 << 31])
+def test_it_tells_no_count_that_can_be_none(count):
+    usage = {"prompt_tokens": 9, "completion_tokens": count}
+    said = {"id": "c", "model": "m", "choices": [{"message": {"content": "Hi"}}], "usage": usage}
+    told = json.loads(messages.TRANSLATION.answer(json.dumps(said).encode(), Call("m")))["usage"]
+    assert (told["input_tokens"], told["output_tokens"]) == (0, 0)
+
+
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 
