@@ -6,6 +6,7 @@ import pytest
 
 from proxy.errors import BadRequest, UpstreamBroken
 from proxy.tests.wire_cases import cases, check
+from proxy.views import CHAT, EMBEDDINGS
 from proxy.wire import Call, google
 from proxy.wire.fields import HINTS, REFUSED
 from proxy.wire.google_answer import finish_of
@@ -221,6 +222,22 @@ def test_it_gives_a_call_another_id_in_another_answer():
 def test_it_takes_nothing_else_for_an_answer(body):
     with pytest.raises(UpstreamBroken):
         google.answer(body, Call("m"))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fields", "param"),
+    [
+        (CHAT, {"messages": None}, "messages"),
+        (CHAT, {"messages": None, "input": "hi"}, "input"),
+        (EMBEDDINGS, {"input": "hi", "messages": HI}, "messages"),
+        (EMBEDDINGS, {"input": None}, "input"),
+    ],
+)
+def test_it_names_the_field_that_its_endpoint_does_not_have(endpoint, fields, param):
+    body = json.dumps({"model": "m", **fields}).encode()
+    with pytest.raises(BadRequest) as caught:
+        google.WIRE.encode(body, endpoint.decode(body), "m", None)
+    assert caught.value.param == param
 
 
 @pytest.mark.parametrize("texts", [[1, 2], [[1]], [], 5])

@@ -46,7 +46,8 @@ _FUNCTION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}", re.ASCII)
 
 def encode(body: bytes, call: Call, model: str, max_output: int | None) -> bytes:
     request = decode_object(body)
-    found = _generate(request, call, model, max_output) if "messages" in request else _embed(request, model)
+    generates = call.tokens_output or ("messages" in request and "input" not in request)  # embeddings have no output
+    found = _generate(request, call, model, max_output) if generates else _embed(request, model)
     return msgspec.json.encode(found)
 
 
@@ -57,7 +58,7 @@ def _generate(request: Json, call: Call, model: str, max_output: int | None) -> 
     refuse(request, REFUSED, "Google")
     refuse_unknown(request, _KNOWN, "Google")
     able = capabilities(model)
-    found = conversation(request["messages"], able)
+    found = conversation(request.get("messages"), able)
     found |= _tools(request, able)
     config = {
         name: request[field]
