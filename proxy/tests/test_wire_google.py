@@ -7,7 +7,7 @@ import pytest
 from proxy.errors import BadRequest, UpstreamBroken
 from proxy.tests.wire_cases import cases, check
 from proxy.views import CHAT, EMBEDDINGS
-from proxy.wire import Call, google
+from proxy.wire import Call, Usage, google
 from proxy.wire.fields import HINTS, REFUSED
 from proxy.wire.google_answer import finish_of
 from proxy.wire.google_capabilities import NEWEST, capabilities, version_of
@@ -238,6 +238,14 @@ def test_it_names_the_field_that_its_endpoint_does_not_have(endpoint, fields, pa
     with pytest.raises(BadRequest) as caught:
         google.WIRE.encode(body, endpoint.decode(body), "m", None)
     assert caught.value.param == param
+
+
+def test_it_counts_what_was_seen_of_a_stream_that_is_cut():
+    counts = {"promptTokenCount": 9, "totalTokenCount": 9}
+    event = {"candidates": [{"content": {"parts": [{"text": "Hel"}]}}], "usageMetadata": counts}
+    decoder = google.WIRE.decoder(Call("m", stream=True))
+    decoder.feed(2 * (b"data: %b\r\n\r\n" % json.dumps(event).encode()))
+    assert decoder.usage == Usage(input=9, output=2, total=11)
 
 
 @pytest.mark.parametrize("texts", [[1, 2], [[1]], [], 5])

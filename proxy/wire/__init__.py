@@ -56,6 +56,12 @@ class Usage(msgspec.Struct, frozen=True):
         """Whether these can be numbers of tokens: a provider may claim anything."""
         return not (self.input | self.output | self.total) >> 31  # none is negative, none of more than 31 bits
 
+    def so_far(self, chunks: int) -> "Usage":
+        """Until the last count: a stream's beginning knows the input and hardly any output."""
+        if self.output >= chunks:
+            return self
+        return msgspec.structs.replace(self, output=chunks, total=self.input + chunks)
+
 
 class Decoder(Protocol):
     """Turns a provider's event stream into the client's, incrementally.

@@ -8,7 +8,7 @@ import msgspec
 
 from proxy import sse
 from proxy.errors import UpstreamBroken
-from proxy.wire import UNREADABLE, Call
+from proxy.wire import UNREADABLE, Call, Usage
 from proxy.wire.google_answer import (
     BLOCKED,
     Answer,
@@ -45,13 +45,14 @@ class _Choice:
 
 
 class Decoder(StreamDecoder):
-    __slots__ = ("_call", "_choices", "_head", "_identity", "_tail")
+    __slots__ = ("_call", "_choices", "_counted", "_head", "_identity", "_tail")
 
     def __init__(self, call: Call) -> None:
         super().__init__()
         self._call = call
         self._choices: dict[int, _Choice] = {}
         self._identity: Identity | None = None
+        self._counted: Usage | None = None  # as Google said last
         self._head = b""  # of every chunk
         self._tail = b',"usage":null}\n\n' if call.include_usage else b"}\n\n"
 
@@ -60,6 +61,7 @@ class Decoder(StreamDecoder):
         held = self._take(self._blocks.rest) if self._blocks.rest.strip() else b""  # its last blank line was left out
         if self.failure is not None or not self._choices or any(one.finish is None for one in self._choices.values()):
             return
+        self.usage = self._counted
         parts = [held, *(self._finish(number, one) for number, one in sorted(self._choices.items()))]
         if self._call.include_usage:
             parts.append(self._usage_chunk())
@@ -81,13 +83,15 @@ class Decoder(StreamDecoder):
                 self.failure = failure_of(502, data)
                 break
             self._answer(answer, parts)
+        if self._counted is not None:
+            self.usage = self._counted.so_far(self.chunks)
         return b"".join(parts)
 
     def _answer(self, answer: Answer, parts: list[bytes]) -> None:
         if self._identity is None:
             self._identify(answer)
         if answer.usage_metadata is not None:
-            self.usage = answer.usage_metadata.plain()  # cumulative: the last one holds
+            self._counted = answer.usage_metadata.plain()  # cumulative: the last one holds
         if answer.is_blocked:
             parts.append(self._blocked())
         for candidate in answer.candidates or ():
