@@ -6,6 +6,8 @@ import secrets
 import pytest
 
 from proxy.tests.provider import Provider, answer, stream
+from proxy.tests.wire_cases import feed
+from proxy.wire import Call, Usage, anthropic_native
 from vault import store
 from vault.secret import Secret
 
@@ -48,6 +50,16 @@ def provider(provider: Provider, settings, user) -> Provider:
     store.add(user.id, "anthropic", "", Secret("demo-" + secrets.token_hex(20)))
     provider.default = answer(200, MESSAGE)
     return provider
+
+
+def test_it_counts_the_same_however_a_stream_is_cut():
+    """Also one that goes on after its end."""
+    sent = b"".join((*EVENTS[:4], EVENTS[-1], EVENTS[3]))
+
+    def used(cut: int) -> Usage | None:
+        return feed(anthropic_native.WIRE, Call(MODEL), (sent[:cut], sent[cut:]))[1].usage
+
+    assert {used(cut) for cut in range(len(sent))} == {Usage(input=9, output=1, total=10, cached=4)}
 
 
 async def test_it_passes_a_request_and_its_answer_untouched(client, provider, rows):

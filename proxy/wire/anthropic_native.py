@@ -54,9 +54,9 @@ class Decoder(StreamDecoder):
         self._counted = False  # the provider's last word on usage has come
 
     def _take(self, block: bytes) -> bytes:
-        self.chunks += block.count(_CONTENT)
         at = sse.first_with(block, _MARKS)
         passed = block if at == len(block) else block[:at] + self._inspect(block[at:])
+        self.chunks += passed.count(_CONTENT)
         if self._tokens is not None and not self._counted:
             self.usage = self._tokens.usage_so_far(self.chunks)
         return passed
