@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from proxy.wire import Usage, alibaba, anthropic, google, openai, openai_responses
+from proxy.wire import Call, Usage, alibaba, anthropic, google, openai, openai_responses
+from usage import pricing
 
 
 def counted(wire, body: dict) -> Usage:
@@ -48,6 +49,30 @@ def test_it_knows_anthropics_classes():
     assert counted(anthropic, {"usage": usage}) == Usage(
         *(175, 9, 184, 100), cache_write=70, cache_write_1h=40, service_tier="fast"
     )
+
+
+COMPACTED = {
+    "input_tokens": 23_000,
+    "output_tokens": 1_000,
+    "iterations": [
+        {"type": "compaction", "input_tokens": 180_000, "cache_read_input_tokens": 50, "output_tokens": 3_500},
+        {"type": "message", "input_tokens": 23_000, "output_tokens": 1_000},
+    ],
+}
+
+
+def test_it_counts_what_anthropic_says_beside_its_sums():
+    assert counted(anthropic, {"usage": COMPACTED}) == Usage(203_050, 4_500, 207_550, 50)
+    body = {"id": "m", "model": "c", "content": [], "usage": COMPACTED}
+    said, _ = anthropic.WIRE.answer(json.dumps(body).encode(), Call("c"))
+    assert json.loads(said)["usage"]["total_tokens"] == 207_550
+
+
+def test_it_does_not_know_the_price_of_an_advisors_tokens():
+    advice = [{"type": "advisor_message", "model": "other", "input_tokens": 7, "output_tokens": 5}]
+    usage = {"input_tokens": 10, "output_tokens": 3, "iterations": [*advice, *COMPACTED["iterations"]]}
+    found = counted(anthropic, {"usage": usage})
+    assert (found.total, pricing.cost("anthropic", "claude-opus-4-6", found)) == (183_575, None)
 
 
 def test_it_knows_googles_classes():

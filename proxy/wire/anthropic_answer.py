@@ -26,6 +26,10 @@ FINISH_REASONS = {
 
 # https://docs.anthropic.com/en/api/service-tiers, /build-with-claude/fast-mode
 _STANDARD = frozenset({None, "", "standard"})
+_ADVISOR = "advisor_message"
+# Iterations that are billed beside what the usage says: of the model itself, and of another one, of another price.
+# https://docs.anthropic.com/en/docs/build-with-claude/compaction, /agents-and-tools/tool-use/advisor-tool
+_APART = frozenset({"compaction", _ADVISOR})
 # What is no count is not counted: usage with a number outside of this is taken for none at all.
 _Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 
@@ -38,8 +42,8 @@ class _CacheCreation(msgspec.Struct):
     ephemeral_1h_input_tokens: _Count | None = None
 
 
-class Tokens(msgspec.Struct):
-    """Anthropic's usage: three disjoint classes of input. Each field may be absent."""
+class _Counts(msgspec.Struct):
+    """Three disjoint classes of input. Each field may be absent."""
 
     input_tokens: _Count | None = None
     cache_creation_input_tokens: _Count | None = None
@@ -47,15 +51,8 @@ class Tokens(msgspec.Struct):
     cache_read_input_tokens: _Count | None = None
     output_tokens: _Count | None = None
     output_tokens_details: _OutputDetails | None = None
-    service_tier: str | None = None
-    speed: str | None = None
 
-    def replaced_by(self, later: "Tokens") -> "Tokens":
-        """Usage in a stream is cumulative: what comes later replaces, what is absent stays."""
-        fields = {name: getattr(later, name) for name in self.__struct_fields__}
-        return msgspec.structs.replace(self, **{name: value for name, value in fields.items() if value is not None})
-
-    def usage(self) -> Usage:
+    def usage(self, service_tier: str = "") -> Usage:
         cached = self.cache_read_input_tokens or 0
         written = self.cache_creation_input_tokens or 0
         input = (self.input_tokens or 0) + written + cached
@@ -69,26 +66,52 @@ class Tokens(msgspec.Struct):
             reasoning=(self.output_tokens_details and self.output_tokens_details.thinking_tokens) or 0,
             cache_write=written,
             cache_write_1h=min(for_an_hour, written),
-            service_tier=next((said for said in (self.speed, self.service_tier) if said not in _STANDARD), "") or "",
+            service_tier=service_tier,
         )
 
-    def usage_so_far(self, chunks: int) -> Usage:
-        """Until the last count: a stream's beginning knows the input and hardly any output."""
-        usage = self.usage()
-        output = max(usage.output, chunks)
-        return msgspec.structs.replace(usage, output=output, total=usage.input + output)
+
+class _Iteration(_Counts):
+    """One of the samplings that an answer took."""
+
+    type: str = ""
+
+
+class Tokens(_Counts):
+    """Anthropic's usage."""
+
+    service_tier: str | None = None
+    speed: str | None = None
+    iterations: list[_Iteration] | None = None
+
+    def replaced_by(self, later: "Tokens") -> "Tokens":
+        """Usage in a stream is cumulative: what comes later replaces, what is absent stays."""
+        fields = {name: getattr(later, name) for name in self.__struct_fields__}
+        return msgspec.structs.replace(self, **{name: value for name, value in fields.items() if value is not None})
+
+    def usage(self, service_tier: str = "") -> Usage:
+        tier = next((said for said in (self.speed, self.service_tier) if said not in _STANDARD), "") or service_tier
+        found = super().usage(tier)
+        for one in self.iterations or ():
+            if one.type in _APART:
+                found = _sum(found, one.usage(_ADVISOR if one.type == _ADVISOR else found.service_tier))
+        return found
 
     def rendered(self) -> dict[str, Any]:
         """OpenAI's usage object."""
         usage = self.usage()
-        written = self.cache_creation_input_tokens or 0
         return {
             "prompt_tokens": usage.input,
             "completion_tokens": usage.output,
             "total_tokens": usage.total,
-            "prompt_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": written},
+            "prompt_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": usage.cache_write},
             "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
         }
+
+
+def _sum(one: Usage, other: Usage) -> Usage:
+    """Of both; the tier is the other's."""
+    fields = {name: getattr(one, name) + getattr(other, name) for name in one.__struct_fields__[:-1]}
+    return Usage(**fields, service_tier=other.service_tier)
 
 
 class StopDetails(msgspec.Struct):

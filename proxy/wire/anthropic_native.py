@@ -58,7 +58,7 @@ class Decoder(StreamDecoder):
         passed = block if at == len(block) else block[:at] + self._inspect(block[at:])
         self.chunks += passed.count(_CONTENT)
         if self._tokens is not None and not self._counted:
-            self.usage = self._tokens.usage_so_far(self.chunks)
+            self.usage = self._tokens.usage().so_far(self.chunks)
         return passed
 
     def _inspect(self, block: bytes) -> bytes:

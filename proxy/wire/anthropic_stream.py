@@ -120,7 +120,7 @@ class Decoder(StreamDecoder):
             if self._is_over():
                 break
         if not self._counted and self._tokens is not None:
-            self.usage = self._tokens.usage_so_far(self.chunks)
+            self.usage = self._tokens.usage().so_far(self.chunks)
         return b"".join(out)
 
     def _is_over(self) -> bool:
