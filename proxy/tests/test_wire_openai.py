@@ -34,6 +34,12 @@ def run(stream: bytes, cut: int, **call: bool) -> tuple[bytes, wire.Decoder]:
     return decoder.feed(stream[:cut]) + decoder.feed(stream[cut:]), decoder
 
 
+def test_it_counts_an_event_once_whatever_it_says():
+    decoder = wire.Decoder(Call("gpt-4o", stream=True))
+    decoder.feed(chunk('data: "delta": data:') + chunk("data:"))
+    assert decoder.chunks == 2
+
+
 def test_it_passes_the_bytes_and_keeps_the_end_back_at_every_split():
     for cut in range(len(STREAM)):
         out, decoder = run(STREAM, cut, include_usage=True)

@@ -121,7 +121,7 @@ class Decoder(StreamDecoder):
         self._include_usage = call.include_usage
 
     def _take(self, block: bytes) -> bytes:
-        self.chunks += block.count(b"data:")
+        self.chunks += block.count(b'"delta"')  # inside of a text, quotes are escaped
         at = sse.first_with(block, _MARKS)
         return block if at == len(block) else block[:at] + self._inspect(block[at:])
 
