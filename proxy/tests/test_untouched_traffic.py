@@ -95,6 +95,9 @@ async def test_it_gives_every_recorded_answer_as_it_was(client, provider, rows, 
 def check(request: dict, answer: dict, got, provider: str) -> tuple[str, str, int | None]:
     """The answer is right; what its row must say: request id, outcome, tokens (None: nobody told)."""
     body, request_id = answer["body"].encode(), got.headers["x-request-id"]
+    if request.get("background"):
+        assert (got.status_code, got.json()["error"]["param"]) == (400, "background")
+        return request_id, "refused", 0
     if answer["status"] >= 400:
         ours = got.headers["x-aiproxy-error-source"] == "proxy"  # what we can tell, we need not ask for
         assert got.status_code in {answer["status"], 424} or (ours and got.status_code == 404)
@@ -124,7 +127,8 @@ def total_of_anthropic(answer: dict) -> int:
     body = answer["body"].encode()
     used = blocks_of(events_of(body))[2] if is_stream(answer) else json.loads(body).get("usage", {})
     classes = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
-    return sum(used.get(name) or 0 for name in classes)
+    apart = [one for one in used.get("iterations") or () if one["type"] in {"compaction", "advisor_message"}]
+    return sum(one.get(name) or 0 for one in (used, *apart) for name in classes)
 
 
 TOTALS = {"openai": total_of_openai, "anthropic": total_of_anthropic}

@@ -44,9 +44,14 @@ def named(path: Path) -> str:
 
 
 def check_usage(shown: dict, usage: wire.Usage, counted: dict) -> None:
-    cached, written = counted.get("cache_read_input_tokens") or 0, counted.get("cache_creation_input_tokens") or 0
-    assert shown["prompt_tokens"] == usage.input == counted["input_tokens"] + cached + written
-    assert shown["completion_tokens"] == usage.output == counted["output_tokens"]
+    apart = [one for one in counted.get("iterations") or () if one["type"] in {"compaction", "advisor_message"}]
+
+    def sum_of(name: str) -> int:
+        return sum(one.get(name) or 0 for one in (counted, *apart))
+
+    cached, written = sum_of("cache_read_input_tokens"), sum_of("cache_creation_input_tokens")
+    assert shown["prompt_tokens"] == usage.input == sum_of("input_tokens") + cached + written
+    assert shown["completion_tokens"] == usage.output == sum_of("output_tokens")
     assert shown["total_tokens"] == usage.total == usage.input + usage.output
     assert usage.reasoning <= usage.output and cached + written <= usage.input
 
