@@ -226,8 +226,8 @@ class Journal:
                 segment.path.rename(segment.path.with_suffix(".sealed"))
             except FileNotFoundError:
                 logger.critical("Somebody removed %s while it was written; what was in it is lost.", segment.path)
+            self._retired.popleft()  # first: a close that fails has closed it, and its number may be another file's
             os.close(segment.fd)
-            self._retired.popleft()
 
     def _make_spares(self) -> None:
         """Two more than the open exchanges need: the disk may take a while for the next ones."""

@@ -19,7 +19,7 @@ from usage.journal import Journal, JournalFull
 from usage.records import HEAD, RECORD_MAX, Attempt, Begin, End, cut, decode, encode
 from usage.segments import Tail
 from usage.shipper import Shipper
-from usage.tests.conftest import a_begin, an_end, exchange, rows, sums_match_rows, wait_until
+from usage.tests.conftest import a_begin, an_end, exchange, rows, seal, sums_match_rows, wait_until
 
 
 def read(path: Path) -> tuple[list, int]:
@@ -281,6 +281,24 @@ def test_it_seals_to_the_length_written(new_journal, directory):
 
     (path,) = directory.glob("*.sealed")
     assert path.read_bytes() == encode(begin) + encode(end)
+
+
+def test_it_seals_on_after_a_segment_that_the_disk_failed_to_close(new_journal, directory, monkeypatch):
+    journal, close = new_journal(), os.close
+    exchange(journal)
+    broken = journal._current.fd
+
+    def failing(fd):
+        close(fd)  # what Linux does, whatever it says
+        if fd == broken:
+            monkeypatch.undo()
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "close", failing)
+    seal(journal)
+    exchange(journal)
+    seal(journal)
+    assert len(list(directory.glob("*.sealed"))) == 2
 
 
 def test_it_refuses_everything_after_it_is_closed(new_journal):
