@@ -44,6 +44,7 @@ _COLUMNS = (
 )
 _INSERTED = (*_COLUMNS, "attempts", "created_at", "writer")
 _COST_STEP = Decimal("1e-8")
+_COST_LIMIT = COST_LIMIT - _COST_STEP / 2  # from here on it is rounded up to what the column cannot hold
 
 
 @dataclass(slots=True, frozen=True)
@@ -69,7 +70,7 @@ def checked(end: End) -> End:
     fit(end)
     if end.cost is not None:
         # Also what one database would take and another not; a NaN would spoil the hour's sum for good.
-        if not (end.cost.is_finite() and 0 <= end.cost < COST_LIMIT):
+        if not (end.cost.is_finite() and 0 <= end.cost < _COST_LIMIT):
             raise ValueError(f"a cost of {end.cost} dollars is out of range")
         end.cost = end.cost.quantize(_COST_STEP)
     return end

@@ -298,7 +298,7 @@ def test_it_lays_aside_only_the_row_that_is_to_blame(journal, directory):
     assert sums_match_rows()
 
 
-@pytest.mark.parametrize("cost", ["NaN", "Infinity", "-1", "1e9"])
+@pytest.mark.parametrize("cost", ["NaN", "Infinity", "-1", "1e9", "9999.999999995"])
 def test_it_lays_aside_a_cost_that_cannot_be(journal, directory, cost):
     id = exchange(journal, cost=Decimal(cost))
 
