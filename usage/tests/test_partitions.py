@@ -6,7 +6,7 @@ from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import OperationalError, connection
+from django.db import IntegrityError, OperationalError, connection
 from django.utils import timezone
 
 from accounts.ids import uuid7
@@ -81,6 +81,15 @@ class TestMonths:
 
         assert shipper.run_once() == 1
 
+    def test_it_knows_a_missing_month_in_any_language_of_the_server(self):
+        error = refused(an_end(id_in(2019, 7)))
+        translated = IntegrityError("keine Partition von Relation »proxy_requests« für die Zeile gefunden")
+        translated.__cause__ = error.__cause__
+        assert partitions.is_missing(translated)
+
+    def test_it_takes_no_row_that_cannot_be_for_one_of_a_missing_month(self):
+        assert not partitions.is_missing(refused(an_end(tokens_input=-1)))
+
     def test_it_attaches_a_leftover_of_an_interrupted_prune(self):
         partitions.ensure(connection, [dt.date(2019, 7, 1)])
         catalogue_change("ALTER TABLE proxy_requests DETACH PARTITION proxy_requests_2019_07")
@@ -106,6 +115,12 @@ class TestMonths:
         )
         size = heap + indexes
         assert size / ProxyRequest.objects.count() < 450
+
+
+def refused(end) -> IntegrityError:
+    with pytest.raises(IntegrityError) as caught:
+        store([Row(end, "0123456789ab")], lambda step: None)
+    return caught.value
 
 
 def catalogue_change(sql: str) -> None:
