@@ -3,9 +3,11 @@
 Reads what usage/journal.py writes, also while it is being written; knows no database.
 """
 
+import contextlib
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ from usage.records import HEAD, next_sound, payload_at
 _NAME = re.compile(r"(?P<writer>[0-9a-f]{1,40})-(?P<number>\d{8})\.(?P<state>open|sealed)")
 # How much of a segment that is still written is read at once.
 CHUNK = 256 << 10
+STILLBORN_AFTER = 600.0  # seconds
 
 
 @dataclass(slots=True)
@@ -143,10 +146,23 @@ def bury(directory: Path, writer: str) -> None:
     """Removes what a dead writer, all of whose segments are gone, has left behind."""
     for leftover in directory.glob(f"{writer}-*.tmp"):
         leftover.unlink(missing_ok=True)
-    (directory / f"{writer}.lock").unlink(missing_ok=True)
+    for name in (f"{writer}.lock", f"{writer}.lock-tmp"):
+        (directory / name).unlink(missing_ok=True)
 
 
 def dead_writers_without_segments(directory: Path, found: dict[str, dict[int, Path]]) -> list[str]:
     """Writers that died before they wrote anything, or whose segments were all removed before."""
     locks = [path.stem for path in directory.glob("*.lock") if path.name != "shipper.lock"]
-    return [writer for writer in locks if writer not in found and is_dead(directory, writer)]
+    dead = [writer for writer in locks if writer not in found and is_dead(directory, writer)]
+    return dead + _stillborn(directory)
+
+
+def _stillborn(directory: Path) -> list[str]:
+    """Writers that were killed as they took their lock. Told by its age: one that lives takes it at once, and a look
+    whether it can be taken could be what keeps it from that."""
+    found = []
+    for path in directory.glob("*.lock-tmp"):
+        with contextlib.suppress(FileNotFoundError):  # it has its name by now
+            if path.stat().st_mtime < time.time() - STILLBORN_AFTER:
+                found.append(path.stem)
+    return found

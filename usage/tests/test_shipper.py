@@ -396,6 +396,17 @@ def test_it_runs_until_it_is_told_to_stop_and_ships_what_is_left(directory, new_
 @pytest.mark.parametrize("outcome", Outcome.values)
 def test_it_stores_every_outcome(journal, directory, outcome):
     exchange(journal, outcome=outcome)
+def test_it_removes_the_lock_of_a_writer_that_was_killed_as_it_took_it(directory):
+    directory.mkdir()
+    old, new = (directory / f"{writer * 16}.lock-tmp" for writer in "ab")
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+
+    Shipper(directory).run_once()
+    assert not old.exists() and new.exists()
+
+
 
     Shipper(directory).run_once()
     hour = UsageHour.objects.get()
