@@ -47,7 +47,7 @@ def rows() -> dict[UUID, ProxyRequest]:
 
 
 def sums_match_rows() -> bool:
-    """Whether all four tables of sums say what the rows add up to."""
+    """Whether all six tables of sums say what the rows add up to."""
     counted: dict[str, Any] = dict.fromkeys(SUMS, 0)
     for sums in fold(ProxyRequest.objects.all()).values():
         counted = {name: counted[name] + sums[name] for name in SUMS}
