@@ -37,6 +37,8 @@ class Delivery:
         self, directory: Path, *, step: Callable[[str], None], waiting: Callable[[], None], tell: Tell
     ) -> None:
         self.stop = threading.Event()
+        # Records that could not be laid aside, since the shipper last asked: their segments are all there is of them.
+        self.kept = 0
         self._graveyard = directory / "dead"
         self._step = step
         self._waiting = waiting
@@ -70,15 +72,15 @@ class Delivery:
     def lay_aside(self, record: bytes, name: str, reason: str) -> None:
         """Keeps a record for an operator to look at. The file is a segment: moved back into the journal once the cause
         is gone, it is shipped."""
-        self._graveyard.mkdir(mode=0o700, exist_ok=True)
-        path = self._graveyard / f"{name}-00000000.sealed"
         # One file a record, named for it: laid aside again after a crash, it is the same file.
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        path = self._graveyard / f"{name}-00000000.sealed"
         try:
-            os.write(fd, record)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+            self._graveyard.mkdir(mode=0o700, exist_ok=True)
+            _write(path, record)
+        except OSError as error:
+            self.kept += 1
+            logger.error("A record cannot be laid aside in %s (%s); it stays in its segment.", path.name, error)
+            return
         metrics.DEAD.inc()
         logger.error("A record was laid aside in %s: %s", path.name, reason)
 
@@ -138,6 +140,16 @@ def release() -> None:
     """Gives the connection back between two pieces of work; a caller's own transaction keeps it."""
     if not connection.in_atomic_block:
         close_old_connections()
+
+
+def _write(path: Path, record: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        while record:
+            record = record[os.write(fd, record) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _first_line(error: Exception) -> str:

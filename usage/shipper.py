@@ -67,6 +67,8 @@ class Shipper:
         self._resigned: list[Resigned] = []
         self._touched: list[Tail] = []
         self._shipped = 0
+        # Records of this pass that the disk did not take in another place: their segments stay.
+        self._kept = 0
         # Whether a writer is ahead of us: its next segment is begun, and this one it has yet to seal.
         self._behind = False
         self._delivery = Delivery(journal_dir, step=step, waiting=self._measure, tell=tell)
@@ -153,6 +155,8 @@ class Shipper:
                 segments.bury(self.directory, name)
             self._look_up_unresolved()
             self._write_aside()
+            if self._kept:  # all else is done, and may have made space for them
+                raise OSError(f"{self._kept} records could not be laid aside; they are read again")
         except BaseException:
             self._forget()
             raise
@@ -166,6 +170,7 @@ class Shipper:
         self._batch.clear()
         self._resigned.clear()
         self._touched.clear()
+        self._kept = self._delivery.kept = 0
 
     def _read_writer(self, name: str, paths: dict[int, Path], *, dead: bool) -> None:
         writer = self._writers.setdefault(name, _Writer(name))
@@ -194,13 +199,15 @@ class Shipper:
 
     def _read(self, writer: _Writer, tail: Tail, *, final: bool) -> None:
         torn = tail.torn
+        self._touched.append(tail)
         while True:
             before = tail.offset
             for payload in tail.payloads(final=final):
                 self._take(writer, tail, payload)
+                if not self._touched:  # what was read so far is flushed
+                    self._touched.append(tail)
             if final or tail.offset == before:
                 break
-        self._touched.append(tail)
         if tail.torn > torn:
             metrics.TORN.inc(tail.torn - torn)
             logger.error("%d damaged records in %s were skipped.", tail.torn - torn, tail.path.name)
@@ -251,6 +258,7 @@ class Shipper:
         if writer.begins:
             metrics.INTERRUPTED.inc(len(writer.begins))
             for begin, tail in list(writer.begins.values()):
+                self._touched.append(tail)
                 self._enqueue(rows.interrupted(begin), writer.name)
                 tail.unresolved -= 1
             writer.begins.clear()
@@ -296,7 +304,10 @@ class Shipper:
                 logger.exception("Proxy key %s could not be signed anew; its next use asks again.", record.proxy_key_id)
         for tail in self._touched:
             tail.shipped = tail.offset
+            tail.unresolved += self._delivery.kept  # one of these tails is where they are
         self._touched.clear()
+        self._kept += self._delivery.kept
+        self._delivery.kept = 0
 
     def _write_aside(self, *, everything: bool = False) -> None:
         """What hangs on rows that are stored, and holds up no others."""

@@ -1,6 +1,8 @@
 """Rows reach the database once, whatever dies on the way."""
 
 import contextlib
+import errno
+import os
 import random
 import sqlite3
 import threading
@@ -329,6 +331,40 @@ def test_it_lays_aside_every_record_of_a_newer_version(directory):
             path.rename(directory / path.name)
 
 
+def test_it_keeps_what_a_full_disk_does_not_let_it_lay_aside_and_ships_the_rest(directory, monkeypatch):
+    newer, good = frame(f'["newer","{uuid7()}"]'.encode()), [an_end() for _ in range(2)]
+    directory.mkdir()
+    first, second = (directory / f"{writer * 16}-00000000.sealed" for writer in "ab")
+    first.write_bytes(encode(good[0]) + newer)
+    second.write_bytes(encode(good[1]))
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", no_space)
+        with pytest.raises(OSError, match="1 records"):
+            Shipper(directory).run_once()
+    assert set(rows()) == {end.id for end in good}
+    assert first.exists() and not second.exists()
+
+    Shipper(directory).run_once()
+    assert [path.read_bytes() for path in (directory / "dead").iterdir()] == [newer]
+    assert not first.exists()
+
+
+def no_space(fd):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_it_lays_aside_whole_records_also_when_the_disk_takes_them_in_pieces(directory, monkeypatch):
+    record = frame(f'["newer","{uuid7()}"]'.encode())
+    directory.mkdir()
+    (directory / f"{'ab' * 8}-00000000.sealed").write_bytes(record)
+
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:10]))
+    Shipper(directory).run_once()
+    assert [path.read_bytes() for path in (directory / "dead").iterdir()] == [record]
+
+
 def test_it_fits_what_a_provider_claims_into_the_columns(journal, directory):
     id = exchange(journal, tokens_input=10**30, tokens_output=-5, tokens_total=2**40, overhead_ms=float("nan"))
 
@@ -358,6 +394,17 @@ def test_it_resolves_begins_whose_end_went_with_a_later_segment(directory, new_j
     later.close()
     Shipper(directory).run_once()
     assert not list(directory.glob("*.sealed"))
+
+
+def test_it_removes_the_lock_of_a_writer_that_was_killed_as_it_took_it(directory):
+    directory.mkdir()
+    old, new = (directory / f"{writer * 16}.lock-tmp" for writer in "ab")
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+
+    Shipper(directory).run_once()
+    assert not old.exists() and new.exists()
 
 
 def test_it_minds_no_spare_segment_that_goes_while_it_looks(directory, new_journal):
@@ -396,17 +443,6 @@ def test_it_runs_until_it_is_told_to_stop_and_ships_what_is_left(directory, new_
 @pytest.mark.parametrize("outcome", Outcome.values)
 def test_it_stores_every_outcome(journal, directory, outcome):
     exchange(journal, outcome=outcome)
-def test_it_removes_the_lock_of_a_writer_that_was_killed_as_it_took_it(directory):
-    directory.mkdir()
-    old, new = (directory / f"{writer * 16}.lock-tmp" for writer in "ab")
-    for path in (old, new):
-        path.touch()
-    os.utime(old, (0, 0))
-
-    Shipper(directory).run_once()
-    assert not old.exists() and new.exists()
-
-
 
     Shipper(directory).run_once()
     hour = UsageHour.objects.get()
