@@ -25,13 +25,14 @@ LEAVES = ("connect", "head", "body", "sent", "chunks")
 class Tenant:
     name: str
     key: str
+    key_id: str
     user_id: str
-    provider_keys: int = 1
+    provider_keys: tuple[str, ...]  # those that may be used for it
 
 
 @dataclass(slots=True)
 class Sighting:
-    tenant: str
+    tenant: Tenant
     script: Script
     streamed: bool
     model: str
@@ -45,7 +46,7 @@ class Sighting:
     source: str = ""
     code: str = ""  # of the error it was told
     complete: bool = False  # it has all that a complete answer has
-    usage: dict[str, int] | None = None
+    usage: dict[str, Any] | None = None  # with the `cost` that we add to a stream's
     trouble: str = ""  # how the connection failed under it
     hung: bool = False
     ended_cleanly: bool = False  # its stream: with the final chunk, as a whole one does
@@ -103,7 +104,7 @@ class Client:
         streamed = dice.random() < ways.stream
         names = [name for name in ways.acts if (ACTS[name].streamed if streamed else ACTS[name].plain)]
         act = dice.choices(names, [ACTS[name].weight for name in names])[0]
-        if act == "spare" and self._tenant.provider_keys < 2:
+        if act == "spare" and len(self._tenant.provider_keys) < 2:
             act = "ok"
         first = (
             dice.choice(STATUSES) if act == "status" else dice.randrange(4000) if act == "split" else dice.randrange(4)
@@ -113,7 +114,7 @@ class Client:
         tagged = dice.random() < 0.5
         leave = dice.choice(LEAVES) if dice.random() < ways.leave and not wrong else ""
         model = f"nobody-{script.nonce}" if wrong else f"gpt-{script.nonce}" if tagged or leave else MODEL
-        return Sighting(self._tenant.name, script, streamed, model, time.monotonic(), leave=leave)
+        return Sighting(self._tenant, script, streamed, model, time.monotonic(), leave=leave)
 
     async def perform(self, sighting: Sighting) -> None:
         sighting.began = time.monotonic()

@@ -8,8 +8,8 @@ worker that starts meanwhile knows none, so each such start adds one share.
 from itertools import pairwise
 
 from faults.provider import Visit
-from faults.stand import PARALLEL, RECOVERY, RPM, WORKERS, Ledger
-from faults.verdict import DEATH, quiet_windows
+from faults.stand import PARALLEL, RECOVERY, RPM, WORKERS, Fault, Ledger
+from faults.verdict import DEATH
 
 REDIS = frozenset({"kill_redis", "freeze_redis"})
 ACQUAINTANCE = 5.0  # seconds until a new worker has served the tenant, and so heard of its level
@@ -56,3 +56,15 @@ def judge_slots(slots: list[tuple[str, int, float]], ledger: Ledger) -> list[str
         for scope, number, heard_at in slots
         if not any(heard_at < ended for ended in deaths)
     ]
+
+
+def quiet_windows(faults: list[Fault], kinds: frozenset[str], began: float, ended: float) -> list[tuple[float, float]]:
+    """The time between these faults."""
+    windows, since = [], began
+    for fault in sorted((fault for fault in faults if fault.kind in kinds), key=lambda fault: fault.began):
+        if fault.began > since:
+            windows.append((since, fault.began))
+        since = max(since, fault.ended)
+    if since < ended:
+        windows.append((since, ended))
+    return windows

@@ -4,15 +4,17 @@ import asyncio
 import contextlib
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from faults import limits
-from faults.clients import Client, Load, Sighting, Tenant, Ways
+from faults.clients import Client, Load, Sighting, Ways
 from faults.injector import Injector
 from faults.provider import Provider
+from faults.rows import ROWS, Row
 from faults.stand import WORKERS, Ledger, Stand, eventually, provider_key
-from faults.verdict import HOURS, ROWS, SUMS, Evidence, Row, Verdict, judge
+from faults.sums import TABLES
+from faults.verdict import Evidence, Verdict, judge
 
 MEMORY = 250  # MiB, resident, of a worker; a few answers of 5 MB at once among it
 # Descriptors that a worker may hold more than at first: pooled database connections, a probe, a spare segment.
@@ -132,7 +134,7 @@ class Run:
             if minted.status != 201:
                 return
             key, url = minted.json()["key"], f"/proxy-api-keys/{minted.json()['id']}"
-            tenant = Tenant("revoked", key, self._stand.tenants["owner"].user_id)
+            tenant = replace(self._stand.tenants["owner"], name="revoked", key=key, key_id=minted.json()["id"])
             clients = [Client(service.port, tenant, self._dice(f"revoked {number} {n}"), ways=_PLAIN) for n in range(4)]
             await asyncio.gather(*(self._ask(client) for client in clients))
         except (OSError, ValueError):
@@ -194,10 +196,10 @@ class Run:
     async def _count(self) -> None:
         stand, sightings = self._stand, self._load.sightings
         rows = [Row(*row) for row in await asyncio.to_thread(stand.rows, ROWS)]
-        hours = await asyncio.to_thread(stand.rows, HOURS.format(sums=", ".join(SUMS)))
+        sums = {name: await asyncio.to_thread(stand.table, name) for name in TABLES}
         self._judge_limits()
         visits = dict(self._provider.visits)
-        self._result.verdict = judge(Evidence(sightings, visits, rows, hours, stand.ledger))
+        self._result.verdict = judge(Evidence(sightings, visits, rows, sums, stand.ledger))
         self._result.requests, self._result.rows = len(sightings), len(rows)
 
     def _judge_limits(self) -> None:

@@ -19,6 +19,7 @@ from uuid import UUID
 
 import psycopg
 import redis
+from psycopg.rows import dict_row
 
 from faults.clients import Tenant
 from faults.script import FIRST_BYTE_TIMEOUT, IDLE_TIMEOUT
@@ -143,7 +144,8 @@ class Stand:
                 assert self.service.call("/api-keys", spare, token=person.token).status == 201
             me = self.service.call("/auth/me", token=person.token).json()
             self.people[name] = person
-            self.tenants[name] = Tenant(name, person.key, me["id"], 2 if name == "owner" else 1)
+            keys = tuple(map(provider_key, ("owner", "spare") if name == "owner" else (name,)))
+            self.tenants[name] = Tenant(name, person.key, person.key_id, me["id"], keys)
 
     def stop(self) -> None:
         if hasattr(self, "service") and self.service.process is not None and self.service.process.poll() is None:
@@ -222,6 +224,10 @@ class Stand:
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.service.environment["DATABASE_URL"]) as connection:
             return connection.execute(query).fetchall()
+
+    def table(self, name: str) -> list[dict[str, Any]]:
+        with psycopg.connect(self.service.environment["DATABASE_URL"], row_factory=dict_row) as connection:
+            return connection.execute(f"SELECT * FROM {name}").fetchall()
 
 
 def provider_key(tenant: str) -> str:

@@ -5,27 +5,22 @@ saw decides what its row must say; a fault that happened at the same time widens
 further. Knows no sockets and no processes.
 """
 
-from collections import Counter, defaultdict
+import time
+from collections import Counter
 from dataclasses import dataclass, field
-from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple
-from uuid import UUID
 
 from faults.clients import Sighting
 from faults.provider import MODEL, Visit, usage_of
+from faults.rows import UNKNOWN, Claims, Row, possible_costs, request_id, unpaired
 from faults.script import ACTS
-from faults.stand import Fault, Ledger
+from faults.stand import Ledger
+from faults.sums import Stored, judge_sums
 
 # A request that ended this long before a fault, or began this long after it, has nothing to do with it (seconds).
 NEAR = 1.0
-
-ROWS = (
-    "SELECT id, user_id, proxy_key_id, provider, model, outcome, status_code, tokens_input, tokens_output,"
-    " tokens_total, usage_source, writer, created_at, latency_ms, error_message FROM proxy_requests"
-)
-HOURS = "SELECT user_id, hour, proxy_key_id, provider, model, requests, errors, {sums} FROM usage_hours"
-SUMS = ("tokens_input", "tokens_output", "tokens_total")
+# Until a worker has heard what its client said before it left, at most: one may be frozen for a second.
+HEARD_AFTER = 2.0
 
 # What a worker that dies can leave of what it was doing; what a stop can.
 DEATH = frozenset({"kill_worker", "kill_on_sight", "power_cut", "damage"})
@@ -33,30 +28,12 @@ STOP = frozenset({"sigterm"})
 SERVICE = DEATH | STOP | {"freeze_worker"}
 
 
-class Row(NamedTuple):
-    id: UUID
-    user_id: UUID
-    proxy_key_id: UUID
-    provider: str
-    model: str
-    outcome: str
-    status_code: int
-    tokens_input: int
-    tokens_output: int
-    tokens_total: int
-    usage_source: str
-    writer: str
-    created_at: datetime
-    latency_ms: int
-    error_message: str
-
-
 @dataclass(slots=True)
 class Evidence:
     sightings: list[Sighting]
     visits: dict[str, list[Visit]]
     rows: list[Row]
-    hours: list[tuple[Any, ...]]
+    sums: Stored
     ledger: Ledger
 
 
@@ -69,10 +46,10 @@ class Verdict:
     def blame(self, sighting: Sighting, what: str) -> None:
         script, way = sighting.script, f" left at {sighting.leave}" if sighting.left else ""
         saw = f"{sighting.status} {sighting.code or sighting.trouble}".strip()
-        kind = "stream" if sighting.streamed else "plain"
+        kind = f"{sighting.tenant.name}, {'stream' if sighting.streamed else 'plain'}"
         asked = ", ".join(f"{visit.at:.2f}" for visit in self.visits.get(script.nonce, ()))
         self.violations.append(
-            f"{what}: request {sighting.request_id or script.nonce} of {sighting.tenant}, {kind} {script}{way}; saw"
+            f"{what}: request {sighting.request_id or script.nonce} of {kind} {script}{way}; saw"
             f" {saw}, from {sighting.began:.2f} to {sighting.ended:.2f}; the provider was asked at {asked or 'no time'}"
         )
 
@@ -80,7 +57,7 @@ class Verdict:
 def judge(evidence: Evidence) -> Verdict:
     verdict = Verdict(list(evidence.ledger.violations), evidence.visits)
     _Requests(evidence, verdict).judge()
-    _hours(evidence, verdict)
+    verdict.violations += judge_sums(evidence.rows, evidence.sums)
     _billing(evidence, verdict)
     return verdict
 
@@ -92,19 +69,19 @@ class _Requests:
         self._evidence = evidence
         self._verdict = verdict
         self._ledger = evidence.ledger
-        self._by_id = {str(row.id): row for row in evidence.rows}
-        self._by_model: dict[str, list[Row]] = defaultdict(list)
-        for row in evidence.rows:
-            self._by_model[row.model].append(row)
+        self._claims = Claims(evidence.rows)
         self._damaged_ids = {str(id) for id in self._ledger.damaged}
         # Of names of their own: the one that half of all requests have would excuse them all.
         self._damaged_models = set(self._ledger.damaged.values()) - {MODEL}
-        self._claimed: set[UUID] = set()
-        self._anonymous: list[Sighting] = []  # whose row, if any, cannot be told from others
+        self._silent: list[Sighting] = []  # heard, perhaps, but without an id or a row that is theirs by name
+        self._to_wall_clock = time.time() - time.monotonic()
 
     def judge(self) -> None:
         if len({row.id for row in self._evidence.rows}) != len(self._evidence.rows):
             self._verdict.violations.append("two rows have one id")
+        for row in self._evidence.rows:
+            if row.cost not in (costs := possible_costs(row)):
+                self._verdict.violations.append(f"a cost of {row.cost}, not {'/'.join(map(str, costs))}: {row}")
         for sighting in self._evidence.sightings:
             self._one(sighting)
         self._rest()
@@ -114,83 +91,86 @@ class _Requests:
         verdict.counts[_kind(sighting)] += 1
         if sighting.hung:
             verdict.blame(sighting, "hung")
-        row = self._row_of(sighting)
-        if row is not None:
-            self._claimed.add(row.id)
-        elif _nameless(sighting):
-            self._anonymous.append(sighting)
-            self._excused_silence(sighting)
-            return
-        if row is None:
+        rows = self._claims.of(sighting)
+        if len(rows) > 1:
+            verdict.blame(sighting, f"has {len(rows)} rows")
+        if not rows and not sighting.request_id and (sighting.sent or sighting.left):
+            self._silent.append(sighting)
+        if not rows and not _nameless(sighting):
             if not self._may_lack_row(sighting):
                 verdict.blame(sighting, "has no row")
             return
-        expected = self._expected(sighting)
-        if row.outcome not in expected:
-            verdict.blame(
-                sighting, f"its row says {row.outcome} ({row.error_message}), not {'/'.join(sorted(expected))}"
-            )
-        self._compare(sighting, row)
+        for row in rows[:1]:
+            self._compare(sighting, row)
         self._excused_silence(sighting)
-
-    def _row_of(self, sighting: Sighting) -> Row | None:
-        if sighting.request_id and (row := self._by_id.get(sighting.request_id)):
-            return row
-        if sighting.model == MODEL or not (named := self._by_model.get(sighting.model)):
-            return None
-        if len(named) > 1:
-            self._verdict.blame(sighting, f"has {len(named)} rows")
-            self._claimed |= {row.id for row in named}
-        if sighting.request_id:
-            self._verdict.blame(sighting, f"its row has another id, {named[0].id}")
-        return named[0]
 
     # --- What a row must say ---------------------------------------------------------------------------
 
     def _compare(self, sighting: Sighting, row: Row) -> None:
-        damaged = str(row.id) in self._damaged_ids
-        if sighting.complete and not damaged:
-            used = sighting.usage
-            recorded = (row.tokens_input, row.tokens_output, row.tokens_total, row.usage_source)
-            if used is not None:
-                told = (used["prompt_tokens"], used["completion_tokens"], used["total_tokens"], "provider")
-                if recorded != told:
-                    self._verdict.blame(sighting, f"its row has {recorded}, the client {told}")
-            elif row.usage_source != "estimated" and sighting.script.act == "mute":
-                self._verdict.blame(sighting, f"nobody counted, yet its row says {row.usage_source}")
-        elif row.outcome == "ok" and row.usage_source == "provider":
+        def blame(what: str) -> None:
+            self._verdict.blame(sighting, f"its row {what}")
+
+        if sighting.request_id not in {"", str(row.id)}:
+            blame(f"has another id, {row.id}")
+        if row.outcome not in (expected := self._expected(sighting)):
+            blame(f"says {row.outcome} ({row.error_message}), not {'/'.join(sorted(expected))}")
+        if not _is_of(row, sighting, asked=bool(self._evidence.visits.get(sighting.script.nonce))):
+            blame(f"is another request's: {row}")
+        if row.outcome == "interrupted":  # nobody knew what came of it
+            return
+        if row.status_code != (sighting.status or (200 if row.outcome == "ok" else row.status_code)):
+            blame(f"says status {row.status_code}")
+        if sighting.complete:
+            self._compare_usage(sighting, row)
+        elif row.usage_source == "provider":
             said = usage_of(sighting.script) or {}
             if row.tokens_total != said.get("total_tokens"):
-                self._verdict.blame(sighting, f"its row has {row.tokens_total} tokens, the provider said {said}")
-        if sighting.refused and row.status_code != sighting.status and row.outcome != "interrupted":
-            self._verdict.blame(sighting, f"its row says status {row.status_code}")
+                blame(f"has {row.tokens_total} tokens, the provider said {said}")
+
+    def _compare_usage(self, sighting: Sighting, row: Row) -> None:
+        """What the client was told, the record says too."""
+        used = sighting.usage
+        if row.provider_request_id != request_id(sighting):
+            self._verdict.blame(sighting, f"its row names the provider's request {row.provider_request_id or 'not'}")
+        if used is not None:
+            recorded = (row.tokens_input, row.tokens_output, row.tokens_total, row.usage_source)
+            told = (used["prompt_tokens"], used["completion_tokens"], used["total_tokens"], "provider")
+            if recorded != told:
+                self._verdict.blame(sighting, f"its row has {recorded}, the client {told}")
+            if "cost" in used and row.cost != Decimal(str(used["cost"])).quantize(Decimal("1e-8")):
+                self._verdict.blame(sighting, f"its row has a cost of {row.cost}, the client {used['cost']}")
+        elif row.usage_source != "estimated" and sighting.script.act == "mute":
+            self._verdict.blame(sighting, f"nobody counted, yet its row says {row.usage_source}")
 
     def _expected(self, sighting: Sighting) -> set[str]:
         """The outcomes that what this client saw leaves possible."""
+        return self._possible(sighting) | ({"interrupted"} if self._is_damaged(sighting) else set())
+
+    def _is_damaged(self, sighting: Sighting) -> bool:
+        return sighting.request_id in self._damaged_ids or sighting.model in self._damaged_models
+
+    def _possible(self, sighting: Sighting) -> set[str]:
         near = self._near(sighting)
-        if str(sighting.request_id) in self._damaged_ids or sighting.model in self._damaged_models:
-            return {"interrupted", "ok", "refused", "provider_error", "timeout", "client_gone", "drained"}
         if sighting.complete:
             return {"ok"}
         if sighting.code == "shutting_down":
             return {"drained"}
         if sighting.refused or sighting.code:
             return {_told(sighting)} | ({"interrupted"} if near & DEATH else set())
-        cut = {"interrupted", "ok", _scripted(sighting)} if near & DEATH else set()
+        cut = {"interrupted", "ok"} if near & DEATH else set()
         if near & STOP:
             cut |= {"drained", "client_gone"}
         if sighting.left:
-            # It may have been served, refused or failed by the provider before its leaving was noticed.
-            late = {"client_gone", _scripted(sighting)} | (
-                {"refused"} if sighting.tenant in {"limited", "narrow"} or near else set()
-            )
-            return cut | late
-        return cut or {_scripted(sighting)}
+            cut |= {"client_gone"}
+        # It may have been served, refused or failed by the provider before its leaving, or ours, was noticed.
+        if cut and not sighting.status and (sighting.tenant.name in {"limited", "narrow"} or near):
+            cut |= {"refused"}
+        return cut | {_scripted(sighting)}
 
     def _may_lack_row(self, sighting: Sighting) -> bool:
         """Who was not identified, was not heard, or could not be written down has none; nobody else."""
         near = self._near(sighting)
-        if sighting.request_id in self._damaged_ids or sighting.model in self._damaged_models:
+        if self._is_damaged(sighting):
             return True
         if self._evidence.visits.get(sighting.script.nonce):
             return False
@@ -199,7 +179,7 @@ class _Requests:
         if sighting.code == "shutting_down":  # its key was still being looked up
             return bool(near & STOP)
         if sighting.status == 401:
-            return sighting.tenant == "revoked"
+            return sighting.tenant.name == "revoked"
         if sighting.refused and "disk_full" in near and sighting.source == "proxy":
             return True
         if sighting.left or not sighting.sent:
@@ -216,11 +196,11 @@ class _Requests:
                 self._verdict.blame(sighting, "was not answered, and nothing had happened")
             return
         allowed = {404} if sighting.model.startswith("nobody") else set(script.statuses(streamed=sighting.streamed))
-        if sighting.tenant in {"limited", "narrow"}:
+        if sighting.tenant.name in {"limited", "narrow"}:
             allowed.add(429)
         if near:
             allowed.add(503)
-        if sighting.tenant == "revoked":
+        if sighting.tenant.name == "revoked":
             allowed.add(401)
         if sighting.status not in allowed:
             self._verdict.blame(sighting, f"was answered {sighting.status}, not {sorted(allowed)}")
@@ -236,27 +216,42 @@ class _Requests:
             if fault.began - NEAR < sighting.ended and sighting.began < fault.ended + NEAR
         )
 
-    # --- The rows that nobody claimed ------------------------------------------------------------------
+    # --- The rows that nothing names -------------------------------------------------------------------
 
     def _rest(self) -> None:
-        rest = [row for row in self._evidence.rows if row.id not in self._claimed]
-        unnamed = [row for row in rest if row.model in {MODEL, "(unknown)"}]
-        for row in rest:
-            if row.model not in {MODEL, "(unknown)"}:
-                self._verdict.violations.append(f"a row of no request: {row}")
-        silent = len(self._anonymous) + sum(s.left and s.leave in {"head", "body"} for s in self._evidence.sightings)
-        if len(unnamed) > silent:
-            self._verdict.violations.append(
-                f"{len(unnamed)} rows that no client knows of, for {silent} silent requests"
-            )
-        if wrong := [row for row in unnamed if row.outcome in {"error"}]:
-            self._verdict.violations += [f"failed inside the proxy: {row}" for row in wrong]
+        """Each is of one of the requests whose client was told nothing, and no two are of the same."""
+        rest = self._claims.rest()
+        for row in unpaired(rest, self._silent, self._may_be):
+            self._verdict.violations.append(f"a row of no request: {row}")
         # What a provider was asked is on record, also when its client was never told anything.
-        asked = sum(bool(self._evidence.visits.get(s.script.nonce)) for s in self._anonymous)
-        written = sum(row.model == MODEL for row in unnamed)
-        lost = sum(model == MODEL for model in self._ledger.damaged.values())
-        if written + lost < asked:
-            self._verdict.violations.append(f"{asked} silent requests reached the provider, {written} have rows")
+        asked = [s for s in self._silent if _nameless(s) and self._evidence.visits.get(s.script.nonce)]
+        missing = unpaired(asked, rest, lambda sighting, row: row.model == MODEL and self._may_be(row, sighting))
+        known = {str(row.id) for row in self._evidence.rows} | {s.request_id for s in self._evidence.sightings}
+        lost = sum(model == MODEL and str(id) not in known for id, model in self._ledger.damaged.items())
+        if len(missing) > lost:
+            for sighting in missing:
+                self._verdict.blame(sighting, f"reached the provider, and has no row ({lost} of its model are lost)")
+
+    def _may_be(self, row: Row, sighting: Sighting) -> bool:
+        arrived = row.created_at.timestamp() - self._to_wall_clock
+        return (
+            sighting.began - 0.05 < arrived < sighting.ended + HEARD_AFTER
+            and _is_of(row, sighting, asked=bool(self._evidence.visits.get(sighting.script.nonce)))
+            and row.outcome
+            in self._expected(sighting) | ({"interrupted"} if str(row.id) in self._damaged_ids else set())
+        )
+
+
+def _is_of(row: Row, sighting: Sighting, *, asked: bool) -> bool:
+    """Whether whose it is, and what was asked of whom, is what this client sent."""
+    tenant = sighting.tenant
+    if (str(row.user_id), str(row.proxy_key_id)) != (tenant.user_id, tenant.key_id):
+        return False
+    if row.model == UNKNOWN:  # it ended before anybody was to be asked
+        of_nobody = not asked and not row.provider and not row.provider_request_id and not row.tokens_total
+        return of_nobody and row.streamed in {False, sighting.streamed} and row.outcome != "ok"
+    what, ids = (row.model, row.provider, row.streamed), {"", request_id(sighting)}
+    return what == (sighting.model, "openai", sighting.streamed) and row.provider_request_id in ids
 
 
 def _nameless(sighting: Sighting) -> bool:
@@ -286,38 +281,14 @@ def _scripted(sighting: Sighting) -> str:
     return "refused" if sighting.model.startswith("nobody") else ACTS[sighting.script.act].outcome
 
 
-def _hours(evidence: Evidence, verdict: Verdict) -> None:
-    """The sums of the hours are the sums of the rows."""
-    sums: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0, 0, 0, 0, 0])
-    for row in evidence.rows:
-        hour = row.created_at.replace(minute=0, second=0, microsecond=0)
-        held = sums[row.user_id, hour, row.proxy_key_id, row.provider, row.model]
-        failed = row.outcome not in {"ok", "client_gone"}
-        for place, value in enumerate((1, failed, row.tokens_input, row.tokens_output, row.tokens_total)):
-            held[place] += value
-    stored = {tuple(hour[:5]): [int(Decimal(value)) for value in hour[5:]] for hour in evidence.hours}
-    for key in sums.keys() | stored.keys():
-        if sums.get(key) != stored.get(key):
-            verdict.violations.append(f"usage_hours has {stored.get(key)} for {key}, the rows {sums.get(key)}")
-
-
 def _billing(evidence: Evidence, verdict: Verdict) -> None:
-    """No request reaches a provider again after it may have been billed, nor ever with the same key."""
+    """No request reaches a provider again after it may have been billed, nor ever with the same key or another's."""
+    keys = {sighting.script.nonce: sighting.tenant.provider_keys for sighting in evidence.sightings}
     for nonce, visits in evidence.visits.items():
         for earlier in visits[:-1]:
             if earlier.billable:
                 verdict.violations.append(f"request {nonce} was sent again after it may have been billed: {visits}")
         if len({visit.key for visit in visits}) != len(visits):
             verdict.violations.append(f"request {nonce} was sent twice with one key: {visits}")
-
-
-def quiet_windows(faults: list[Fault], kinds: frozenset[str], began: float, ended: float) -> list[tuple[float, float]]:
-    """The time between these faults."""
-    windows, since = [], began
-    for fault in sorted((fault for fault in faults if fault.kind in kinds), key=lambda fault: fault.began):
-        if fault.began > since:
-            windows.append((since, fault.began))
-        since = max(since, fault.ended)
-    if since < ended:
-        windows.append((since, ended))
-    return windows
+        if not {visit.key for visit in visits} <= set(keys.get(nonce, ())):
+            verdict.violations.append(f"request {nonce} was sent with somebody else's key: {visits}")
