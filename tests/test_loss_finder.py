@@ -157,6 +157,13 @@ def test_it_gives_no_two_rows_to_one_silent_request():
     assert violation.startswith("a row of no request: ")
 
 
+def test_it_gives_what_damage_left_of_a_row_to_a_silent_request():
+    sighting = asked(left=True, leave="sent")
+    row = interrupted(sighting)
+    assert judged([sighting], [row])
+    assert not judged([sighting], [row], damaged={row.id: MODEL})
+
+
 @pytest.mark.parametrize("of", [{"tenant": SECOND}, {"began": 0.0, "ended": 1.0}, {"streamed": True}], ids=str)
 def test_it_gives_no_row_to_a_silent_request_of_somebody_else_of_another_time_or_kind(of):
     row = interrupted(asked(left=True, leave="sent"))._replace(outcome="client_gone", status_code=499)
