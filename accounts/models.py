@@ -23,6 +23,9 @@ from accounts.scope import validate_model_patterns, validate_networks
 from audit.models import Action
 from audit.trail import record_each, watch
 
+# Empty is no limit. 0 would be meant as that by some, and lets nothing through.
+_LIMIT = [MinValueValidator(1)]
+
 
 class Epochal(models.Model):
     """A row that the data plane keeps a copy of: saving a change bumps its epoch."""
@@ -70,17 +73,23 @@ class Plan(Epochal):
         validators=[MinValueValidator(0)],
         help_text="US dollars a month, as the landing page says; empty: by agreement.",
     )
-    rpm = models.PositiveIntegerField(null=True, blank=True, help_text="Requests a minute, all keys together.")
-    tpm = models.PositiveIntegerField(null=True, blank=True, help_text="Tokens a minute, all keys together.")
+    rpm = models.PositiveIntegerField(
+        null=True, blank=True, validators=_LIMIT, help_text="Requests a minute, all keys together."
+    )
+    tpm = models.PositiveIntegerField(
+        null=True, blank=True, validators=_LIMIT, help_text="Tokens a minute, all keys together."
+    )
     max_parallel = models.PositiveIntegerField(
-        null=True, blank=True, help_text="Requests under way at once, all keys together."
+        null=True, blank=True, validators=_LIMIT, help_text="Requests under way at once, all keys together."
     )
     rpd = models.PositiveIntegerField(
-        null=True, blank=True, help_text="Answered requests a day (UTC), all keys together."
+        null=True, blank=True, validators=_LIMIT, help_text="Answered requests a day (UTC), all keys together."
     )
-    tpd = models.PositiveBigIntegerField(null=True, blank=True, help_text="Tokens a day (UTC), all keys together.")
+    tpd = models.PositiveBigIntegerField(
+        null=True, blank=True, validators=_LIMIT, help_text="Tokens a day (UTC), all keys together."
+    )
     tokens_month = models.PositiveBigIntegerField(
-        null=True, blank=True, help_text="Tokens a calendar month (UTC), all keys together."
+        null=True, blank=True, validators=_LIMIT, help_text="Tokens a calendar month (UTC), all keys together."
     )
     max_api_keys = models.PositiveIntegerField(default=5, help_text="Provider keys a user may store.")
     max_proxy_keys = models.PositiveIntegerField(default=5, help_text="Live proxy keys a user may have.")
@@ -308,13 +317,20 @@ class ProxyKey(Epochal):
         validators=[validate_model_patterns],
         help_text="Model names it may ask for; `*` ends a prefix. Empty: all.",
     )
-    rpm = models.PositiveIntegerField(null=True, blank=True, help_text="Requests a minute; empty: the plan's.")
-    tpm = models.PositiveIntegerField(null=True, blank=True, help_text="Tokens a minute; empty: the plan's.")
+    rpm = models.PositiveIntegerField(
+        null=True, blank=True, validators=_LIMIT, help_text="Requests a minute; empty: the plan's."
+    )
+    tpm = models.PositiveIntegerField(
+        null=True, blank=True, validators=_LIMIT, help_text="Tokens a minute; empty: the plan's."
+    )
     max_parallel = models.PositiveIntegerField(
-        null=True, blank=True, help_text="Requests under way at once; empty: the plan's."
+        null=True, blank=True, validators=_LIMIT, help_text="Requests under way at once; empty: the plan's."
     )
     max_tokens = models.PositiveIntegerField(
-        null=True, blank=True, help_text="The most output tokens one request may ask for; empty: no cap."
+        null=True,
+        blank=True,
+        validators=_LIMIT,
+        help_text="The most output tokens one request may ask for; empty: no cap.",
     )
     ip_allowlist = models.JSONField(
         default=list,

@@ -153,6 +153,7 @@ def test_it_shows_a_new_proxy_key_once_and_keeps_it_nowhere(staff, owner):
     ("field", "value"),
     [
         ("rpm", "61"),
+        ("max_tokens", "0"),
         ("ip_allowlist", '["10.0.0.1/8"]'),
         ("allowed_models", '["a b"]'),
         ("allowed_models", '{"a": 1}'),
@@ -164,6 +165,13 @@ def test_it_holds_staff_to_the_same_rules(staff, owner, field, value):
     answer = staff.post("/admin/accounts/proxykey/add/", body)
     assert field.removesuffix("_0") in answer.context["adminform"].form.errors
     assert not ProxyKey.objects.exists()
+
+
+@pytest.mark.parametrize("limit", ["rpm", "tpm", "max_parallel", "rpd", "tpd", "tokens_month"])
+def test_it_takes_no_limit_of_zero_for_no_limit(staff, limit):
+    body = {"name": "Free", "max_api_keys": 5, "max_proxy_keys": 5, limit: "0"}
+    answer = staff.post("/admin/accounts/plan/free/change/", body)
+    assert list(answer.context["adminform"].form.errors) == [limit]
 
 
 def test_it_holds_staff_to_the_plans_number_of_keys(staff, owner):

@@ -36,6 +36,7 @@ def test_it_takes_a_date_or_a_moment(owner, capsys, text, said):
         (["--expires", "2020-01-01"], "expires_at: Must be in the future"),
         (["--network", "10.0.0.300/8"], "ip_allowlist"),
         (["--rpm", "1000000"], "rpm"),
+        (["--rpm", "0"], "rpm"),
     ],
 )
 def test_it_says_what_is_wrong_and_mints_nothing(owner, arguments, said):

@@ -1,5 +1,6 @@
 """What a person does with keys: each rule is the API's, and its refusal stands in the form."""
 
+import html
 import re
 
 import pytest
@@ -131,3 +132,10 @@ def test_it_revokes_a_key_when_it_is_told_twice_and_changes_it_no_more(page, own
     assert (refused.status_code, "revoked, for good" in refused.text) == (409, True)
     assert key.key_prefix not in page.get("/console/keys").text
     assert key.key_prefix in page.get("/console/keys?all").text
+
+
+def test_it_does_not_take_a_limit_of_nothing_for_the_plans(page, owner):
+    a_proxy_key(owner, rpm=0)
+    shown = page.get("/console/keys").text
+    assert "0 requests a minute" in shown
+    assert "your plan's" not in html.unescape(shown)
