@@ -1,14 +1,18 @@
 """Owns what the pages of the back-office have in common: a question before an action, its buttons on the page of one
-row, and what staff are told when a change was saved but not published. Knows no model."""
+row, fields that take whatever is typed, and what staff are told when a change was saved but not published. Knows no
+model."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.db.models import QuerySet
+from django.contrib.admin.widgets import AutocompleteSelect
+from django.core.exceptions import ValidationError
+from django.db.models import JSONField, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -27,9 +31,46 @@ _SHOWN = 50
 Action = Callable[..., HttpResponse | None]
 
 
+class Decoder(json.JSONDecoder):
+    """What is nested too deeply, has too long a number or half of a surrogate pair is a typing mistake like others."""
+
+    def decode(self, s: str, *args: Any) -> Any:
+        try:
+            found = super().decode(s, *args)
+            json.dumps(found, ensure_ascii=False).encode()
+        except (RecursionError, ValueError) as error:
+            raise json.JSONDecodeError(str(error), s, 0) from error
+        return found
+
+
+class ListField(forms.JSONField):
+    """Left empty it is an empty list, not the null that the column does not take."""
+
+    def to_python(self, value: Any) -> Any:
+        found = super().to_python(value)
+        return [] if found is None else found
+
+
+class Chooser(AutocompleteSelect):
+    """Shown again with what cannot be the id of a row, it has chosen none: Django would ask the database for it."""
+
+    def optgroups(self, name: str, value: Sequence[str], attr: Any = None) -> Any:
+        try:
+            return super().optgroups(name, value, attr)
+        except ValidationError:
+            return super().optgroups(name, [], attr)
+
+
 class BackOffice(Mixin):
     """Buttons for its actions on the page of one row. A change that was saved but not published, or refused for load,
     is a message there, not an error page."""
+
+    formfield_overrides = {JSONField: {"form_class": ListField, "decoder": Decoder}}
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name in self.get_autocomplete_fields(request):
+            kwargs["widget"] = Chooser(db_field, self.admin_site)
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None

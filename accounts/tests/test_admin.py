@@ -154,7 +154,11 @@ def test_it_shows_a_new_proxy_key_once_and_keeps_it_nowhere(staff, owner):
     [
         ("rpm", "61"),
         ("max_tokens", "0"),
+        ("user", "nobody"),
         ("ip_allowlist", '["10.0.0.1/8"]'),
+        ("allowed_models", "[" * 100_000),
+        ("allowed_models", "1" * 5_000),
+        ("allowed_models", '["\\ud800"]'),
         ("allowed_models", '["a b"]'),
         ("allowed_models", '{"a": 1}'),
         ("expires_at_0", "2020-01-01"),
@@ -165,6 +169,14 @@ def test_it_holds_staff_to_the_same_rules(staff, owner, field, value):
     answer = staff.post("/admin/accounts/proxykey/add/", body)
     assert field.removesuffix("_0") in answer.context["adminform"].form.errors
     assert not ProxyKey.objects.exists()
+
+
+def test_it_takes_an_emptied_list_for_an_empty_one(staff, owner, make_key):
+    key = make_key(owner, allowed_models=["gpt-4o"], ip_allowlist=["10.0.0.0/8"])
+    body = {"name": "all", "allowed_models": "", "ip_allowlist": "null", "expires_at_0": "", "expires_at_1": ""}
+    assert staff.post(f"/admin/accounts/proxykey/{key.pk}/change/", body).status_code == 302
+    key.refresh_from_db()
+    assert (key.name, key.allowed_models, key.ip_allowlist) == ("all", [], [])
 
 
 @pytest.mark.parametrize("limit", ["rpm", "tpm", "max_parallel", "rpd", "tpd", "tokens_month"])
