@@ -72,6 +72,9 @@ class BackOffice(Mixin):
             kwargs["widget"] = Chooser(db_field, self.admin_site)
         return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        return None if "\0" in object_id else super().get_object(request, object_id, from_field)
+
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
@@ -97,7 +100,7 @@ class BackOffice(Mixin):
             response = super().changelist_view(request, *args, **kwargs)
         except EpochNotPublished as error:
             return self.explain(request, error)
-        if _ONE in request.POST and isinstance(response, HttpResponseRedirect):
+        if request.POST.get(_ONE) and isinstance(response, HttpResponseRedirect):
             return HttpResponseRedirect(self._page_of(request.POST[_ONE]))
         return response
 

@@ -12,9 +12,11 @@ from axes.handlers.proxy import AxesProxyHandler
 from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.views.main import ERROR_FLAG
 from django.contrib.auth import REDIRECT_FIELD_NAME, logout
 from django.contrib.auth.signals import user_login_failed
+from django.core.exceptions import BadRequest, ValidationError
 from django.db import DataError, IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.template.response import TemplateResponse
@@ -102,6 +104,7 @@ class StaffSite(admin.AdminSite):
                 query = QueryDict(mutable=True)
                 query[REDIRECT_FIELD_NAME] = request.get_full_path()
                 return HttpResponseRedirect(f"{reverse(f'{self.name}:again')}?{query.urlencode(safe='/')}")
+            _check_chosen(request)
             try:
                 response: HttpResponse = inner(request, *args, **kwargs)
             except (ValueError, OverflowError, DataError) as error:
@@ -248,6 +251,18 @@ def _is_narrowed_list(request: HttpRequest) -> bool:
     """Whether its query string may be what is wrong: Django finds most of what cannot be looked for, and not all."""
     is_list = request.resolver_match is not None and (request.resolver_match.url_name or "").endswith("_changelist")
     return is_list and request.method == "GET" and bool(request.GET.keys() - {ERROR_FLAG})
+
+
+def _check_chosen(request: HttpRequest) -> None:
+    """BadRequest if what was chosen for an action cannot be the id of a row: Django would ask the database for it."""
+    model_admin = getattr(request.resolver_match and request.resolver_match.func, "model_admin", None)
+    if request.method != "POST" or model_admin is None:
+        return
+    try:
+        for id in request.POST.getlist(ACTION_CHECKBOX_NAME):
+            model_admin.opts.pk.clean(id, None)
+    except ValidationError as error:
+        raise BadRequest("That is no row of this list.") from error
 
 
 def _is_password(request: HttpRequest, password: str) -> bool:

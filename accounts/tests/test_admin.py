@@ -1,4 +1,5 @@
 import re
+from urllib.parse import quote
 
 import pytest
 from django.contrib import admin
@@ -319,6 +320,21 @@ def test_it_comes_back_to_the_page_where_the_button_was(staff, owner, make_key):
     page = f"/admin/accounts/proxykey/{key.pk}/change/"
     assert f'name="one" value="{key.pk}"' in text(staff.get(page))
     assert act(staff, "proxykey", "revoke", key, one=str(key.pk)).headers["Location"] == page
+
+
+def test_it_stays_at_the_list_where_no_row_is_named(staff, owner):
+    answer = act(staff, "user", "enable", owner, one="")
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/admin/accounts/user/")
+
+
+@pytest.mark.parametrize(("model", "id"), [("user", "x"), ("proxykey", "\0"), ("plan", "\0")])
+def test_it_says_that_there_is_no_such_row(staff, model, id):
+    assert (
+        staff.post(f"/admin/accounts/{model}/", {"action": "delete_selected", "_selected_action": id}).status_code
+        == 400
+    )
+    for page in ("change", "delete", "history"):
+        assert staff.get(f"/admin/accounts/{model}/{quote(id)}/{page}/").status_code == 302
 
 
 def test_it_carries_a_choice_of_all_rows_through_the_question(staff, owner, teammate):
