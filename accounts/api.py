@@ -3,11 +3,12 @@
 from typing import Any
 
 from django.contrib.auth import logout
+from django.core.exceptions import ObjectDoesNotExist
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework import generics, status
 from rest_framework.authentication import BaseAuthentication
-from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated
+from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated, NotFound
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -166,6 +167,10 @@ class OwnProxyKeys(generics.GenericAPIView[ProxyKey]):
     def get_queryset(self) -> QuerySet[ProxyKey]:
         assert isinstance(self.request.user, User)
         return ProxyKey.objects.filter(user=self.request.user).select_related("user__plan")
+
+    def handle_exception(self, exc: Exception) -> Response:
+        # deleted meanwhile, or its owner
+        return super().handle_exception(NotFound() if isinstance(exc, ObjectDoesNotExist) else exc)
 
 
 @extend_schema_view(

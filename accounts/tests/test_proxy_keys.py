@@ -6,6 +6,7 @@ import pytest
 from django.utils import timezone
 
 from accounts import hashers, keys
+from accounts.api import ProxyKeyDetail
 from accounts.keys import Peppers
 from accounts.models import Plan, ProxyKey
 
@@ -242,3 +243,17 @@ def test_it_asks_the_database_as_often_for_many_keys_as_for_one(api, owner, make
     client = api(owner)
     with django_assert_num_queries(1):
         client.get("/proxy-api-keys")
+
+
+@pytest.mark.parametrize("method", ["patch", "delete"])
+def test_it_says_that_a_key_is_gone_which_was_deleted_meanwhile(api, owner, make_key, monkeypatch, method):
+    found = ProxyKeyDetail.get_object
+
+    def lost(view):
+        row = found(view)
+        ProxyKey.objects.all().delete()
+        return row
+
+    monkeypatch.setattr(ProxyKeyDetail, "get_object", lost)
+    call = getattr(api(owner), method)
+    assert call(f"/proxy-api-keys/{make_key(owner).pk}", {"name": "laptop"}).status_code == 404
