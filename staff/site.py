@@ -50,6 +50,7 @@ DANGEROUS = frozenset(
         "auth_group_delete",
         "accounts_user_change",
         "accounts_user_delete",
+        "accounts_proxykey_delete",
         "auth_user_password_change",
         "staff_authenticator_delete",
         "vault_apikey_delete",

@@ -57,6 +57,7 @@ def test_it_asks_who_has_an_app_for_a_code_and_takes_no_password(member, app, si
         ("/admin/accounts/user/{pk}/change/", {"email": "x@example.com"}),
         ("/admin/accounts/user/{pk}/password/", {"password1": "x"}),
         ("/admin/accounts/user/{pk}/delete/", {"post": "yes"}),
+        ("/admin/accounts/proxykey/{pk}/delete/", {"post": "yes"}),
         ("/admin/accounts/user/", {"action": "revoke_keys"}),
     ],
 )
