@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm
 from django.contrib.auth.models import Permission
@@ -128,9 +129,12 @@ class UserAdmin(BackOffice, UserModelAdmin):
         return super().formfield_for_manytomany(db_field, request, **kwargs)
 
     def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> list[str]:
-        """Only a superuser hands out power: staff who may edit users must not make themselves one."""
-        power = [] if _is_superuser(request) else ["is_staff", "is_superuser", "groups", "user_permissions"]
-        return [*self.readonly_fields, *power]
+        """Only a superuser hands out power: staff who may edit users must not make themselves one. And nobody takes
+        away their own: somebody is always left who can."""
+        power = ["is_staff", "is_superuser"]
+        if not _is_superuser(request):
+            return [*self.readonly_fields, *power, "groups", "user_permissions"]
+        return [*self.readonly_fields, "is_active", *power] if obj == request.user else list(self.readonly_fields)
 
     def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         if obj is not None and obj.is_superuser and not _is_superuser(request):
@@ -138,11 +142,14 @@ class UserAdmin(BackOffice, UserModelAdmin):
         return super().has_change_permission(request, obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
-        if obj is not None and obj.is_superuser and not _is_superuser(request):
+        if obj is not None and (obj == request.user or (obj.is_superuser and not _is_superuser(request))):
             return False
         return super().has_delete_permission(request, obj)
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        if "unset-password" in request.POST and self.get_object(request, unquote(id)) == request.user:
+            self.message_user(request, "A colleague has to do that: you could not sign in any more.", messages.ERROR)
+            return HttpResponseRedirect(request.get_full_path())
         try:
             return super().user_change_password(request, id, form_url)
         except (EpochNotPublished, HashingBusy) as error:
@@ -203,6 +210,9 @@ class UserAdmin(BackOffice, UserModelAdmin):
     )
     def disable(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
         for user in self._within_reach(request, queryset):
+            if user == request.user:
+                self.message_user(request, "Nobody disables themselves: a colleague has to do it.", messages.ERROR)
+                continue
             user.disable()
             self.log_change(request, user, "Disabled.")
 

@@ -283,6 +283,21 @@ def test_it_does_not_let_staff_delete_a_superuser_among_others(clerk, owner):
     assert User.objects.filter(pk=root.pk).exists()
 
 
+def test_nobody_takes_away_their_own_power(staff, owner):
+    """Of several superusers one is left, whoever acts."""
+    me = staff.user
+    page = f"/admin/accounts/user/{me.pk}"
+    assert staff.post(f"{page}/change/", {"email": me.email, "plan": "free", "name": "Root"}).status_code == 302
+    assert staff.post(f"{page}/delete/", {"post": "yes"}).status_code == 403
+    staff.post(f"{page}/password/", {"usable_password": "false", "unset-password": "yes"})
+    act(staff, "user", "disable", me, owner)
+    act(staff, "user", "delete_selected", me, post="yes")
+    me.refresh_from_db()
+    owner.refresh_from_db()
+    assert (me.name, me.is_active, me.is_staff, me.is_superuser, me.password) == ("Root", True, True, True, "!")
+    assert not owner.is_active
+
+
 @pytest.mark.parametrize(("model", "action"), [("user", "disable"), ("user", "revoke_keys"), ("proxykey", "revoke")])
 def test_it_asks_before_it_takes_something_away(staff, owner, make_key, model, action):
     key = make_key(owner)
