@@ -130,10 +130,7 @@ class Me(generics.RetrieveUpdateAPIView[User]):
         return self.request.user
 
     def perform_update(self, serializer: BaseSerializer[User]) -> None:
-        user = self.get_object()
-        for name, value in serializer.validated_data.items():
-            setattr(user, name, value)
-        user.save(update_fields=list(serializer.validated_data))
+        self.get_object().change(**serializer.validated_data)
 
 
 class Password(generics.GenericAPIView[Any]):

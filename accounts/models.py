@@ -210,6 +210,15 @@ class User(Epochal, AbstractBaseUser, PermissionsMixin):
     def bump(self) -> None:
         epoch.bump_user(self)
 
+    def change(self, **fields: Any) -> None:
+        """Saves these fields. Raises AccountChanged when the account is gone."""
+        with transaction.atomic():
+            if User.objects.select_for_update(no_key=True).filter(pk=self.pk).first() is None:
+                raise AccountChanged
+            for name, value in fields.items():
+                setattr(self, name, value)
+            self.save(update_fields=list(fields))
+
     def disable(self) -> None:
         """Every token and proxy key is refused at once; enabling again brings the proxy keys back, not the tokens."""
         self.is_active = False

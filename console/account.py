@@ -71,9 +71,7 @@ class Account(AccountPage):
         return super().get_context_data(sign_ins=going_on[:_LAST], events=events[:_LAST], **kwargs)
 
     def act(self, form: ProfileForm) -> HttpResponse:
-        for name, value in form.accepted.items():
-            setattr(self.user, name, value)
-        self.user.save(update_fields=list(form.accepted))
+        self.user.change(**form.accepted)
         messages.success(self.request, _("Saved."))
         return set_language(self.request)  # keeps it in a cookie, and leads to the form's `next`
 

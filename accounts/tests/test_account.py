@@ -48,6 +48,12 @@ def test_it_offers_no_other_method(api, owner, method):
     assert getattr(api(owner), method)("/auth/me", {}).status_code == 405
 
 
+def test_it_says_that_the_account_is_gone_which_was_deleted_meanwhile(api, owner):
+    browser = api(owner)
+    User.objects.all().delete()
+    assert browser.patch("/auth/me", {"name": "Ann"}).status_code == 401
+
+
 def test_it_changes_the_password(api, anonymous, owner, password):
     assert change(api(owner), password).status_code == 200
     old, new = ({"email": owner.email, "password": text} for text in (password, NEW_PASSWORD))
