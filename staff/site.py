@@ -117,6 +117,13 @@ class StaffSite(admin.AdminSite):
 
         return guarded
 
+    def autocomplete_view(self, request: HttpRequest) -> HttpResponse:
+        """Django checks neither what is looked for, nor whether the field is one that points from there elsewhere."""
+        try:
+            return super().autocomplete_view(request)
+        except (AttributeError, DataError) as error:
+            raise BadRequest("There is nothing to choose from.") from error
+
     def get_urls(self) -> list[URLPattern | URLResolver]:
         return [
             path("second-factor/", self._door(self.second_factor), name="second_factor"),

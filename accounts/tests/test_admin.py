@@ -352,6 +352,13 @@ def test_it_says_that_there_is_no_such_row(staff, model, id):
         assert staff.get(f"/admin/accounts/{model}/{quote(id)}/{page}/").status_code == 302
 
 
+@pytest.mark.parametrize(
+    "query", ["app_label=auth&model_name=group&term=a", "app_label=accounts&model_name=proxykey&term=%00"]
+)
+def test_it_finds_nobody_to_choose_by_what_makes_no_sense(staff, query):
+    assert staff.get(f"/admin/autocomplete/?field_name=user&{query}").status_code in (200, 400)
+
+
 def test_it_carries_a_choice_of_all_rows_through_the_question(staff, owner, teammate):
     chosen = {"action": "disable", "_selected_action": str(owner.pk), "select_across": "1"}
     question = staff.post("/admin/accounts/user/?is_staff__exact=0", chosen)
