@@ -106,7 +106,7 @@ def test_it_misses_a_row_although_a_record_of_that_model_was_damaged():
         {"cost": Decimal("0.00000076")},
         {"cost": None},
     ],
-    ids=str,
+    ids=" ".join,
 )
 def test_it_sees_a_row_that_is_not_what_its_client_saw(wrong):
     sighting, row = served()
@@ -164,7 +164,7 @@ def test_it_gives_what_damage_left_of_a_row_to_a_silent_request():
     assert not judged([sighting], [row], damaged={row.id: MODEL})
 
 
-@pytest.mark.parametrize("of", [{"tenant": SECOND}, {"began": 0.0, "ended": 1.0}, {"streamed": True}], ids=str)
+@pytest.mark.parametrize("of", [{"tenant": SECOND}, {"began": 0.0, "ended": 1.0}, {"streamed": True}], ids=" ".join)
 def test_it_gives_no_row_to_a_silent_request_of_somebody_else_of_another_time_or_kind(of):
     row = interrupted(asked(left=True, leave="sent"))._replace(outcome="client_gone", status_code=499)
     (violation,) = judged([asked(left=True, leave="sent", **of)], [row])
