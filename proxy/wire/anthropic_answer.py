@@ -5,13 +5,14 @@ Facts: https://docs.anthropic.com/en/api/messages, /build-with-claude/streaming;
 """
 
 import time
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
 from proxy.errors import UpstreamBroken
 from proxy.wire import UNREADABLE, Usage
 from proxy.wire.anthropic_tools import JSON_TOOL
+from proxy.wire.counts import Count
 
 FINISH_REASONS = {
     "end_turn": "stop",
@@ -30,26 +31,24 @@ _ADVISOR = "advisor_message"
 # Iterations that are billed beside what the usage says: of the model itself, and of another one, of another price.
 # https://docs.anthropic.com/en/docs/build-with-claude/compaction, /agents-and-tools/tool-use/advisor-tool
 _APART = frozenset({"compaction", _ADVISOR})
-# What is no count is not counted: usage with a number outside of this is taken for none at all.
-_Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 
 
 class _OutputDetails(msgspec.Struct):
-    thinking_tokens: _Count | None = None
+    thinking_tokens: Count | None = None
 
 
 class _CacheCreation(msgspec.Struct):
-    ephemeral_1h_input_tokens: _Count | None = None
+    ephemeral_1h_input_tokens: Count | None = None
 
 
 class _Counts(msgspec.Struct):
     """Three disjoint classes of input. Each field may be absent."""
 
-    input_tokens: _Count | None = None
-    cache_creation_input_tokens: _Count | None = None
+    input_tokens: Count | None = None
+    cache_creation_input_tokens: Count | None = None
     cache_creation: _CacheCreation | None = None
-    cache_read_input_tokens: _Count | None = None
-    output_tokens: _Count | None = None
+    cache_read_input_tokens: Count | None = None
+    output_tokens: Count | None = None
     output_tokens_details: _OutputDetails | None = None
 
     def usage(self, service_tier: str = "") -> Usage:

@@ -7,15 +7,15 @@ import base64
 import hashlib
 import struct
 import time
-from typing import Annotated, Any
+from typing import Any
 from uuid import uuid4
 
 import msgspec
 
 from proxy.errors import UpstreamBroken
 from proxy.wire import UNREADABLE, Call, Usage
+from proxy.wire.counts import Count
 
-_Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 Json = dict[str, Any]
 
 
@@ -73,7 +73,7 @@ class _Feedback(msgspec.Struct, rename="camel"):
 
 class _Modality(msgspec.Struct, rename="camel"):
     modality: str = ""
-    token_count: _Count | None = None
+    token_count: Count | None = None
 
 
 def _of_kind(kind: str, counts: list[_Modality] | None) -> int:
@@ -81,12 +81,12 @@ def _of_kind(kind: str, counts: list[_Modality] | None) -> int:
 
 
 class _Usage(msgspec.Struct, rename="camel"):
-    prompt_token_count: _Count | None = None
-    candidates_token_count: _Count | None = None
-    thoughts_token_count: _Count | None = None
-    tool_use_prompt_token_count: _Count | None = None
-    cached_content_token_count: _Count | None = None
-    total_token_count: _Count | None = None
+    prompt_token_count: Count | None = None
+    candidates_token_count: Count | None = None
+    thoughts_token_count: Count | None = None
+    tool_use_prompt_token_count: Count | None = None
+    cached_content_token_count: Count | None = None
+    total_token_count: Count | None = None
     prompt_tokens_details: list[_Modality] | None = None
     cache_tokens_details: list[_Modality] | None = None
     candidates_tokens_details: list[_Modality] | None = None

@@ -34,7 +34,7 @@ class Command(BaseCommand):
         for name, value in sums.items():
             self.stdout.write(f"{name:28} {value}")
         if options["compare"]:
-            before = read(options["compare"])
+            before = sums_in(options["compare"])
             wrong += [
                 f"{name}: {before.get(name)} in the backup, {sums.get(name)} here"
                 for name in sorted(before.keys() | sums.keys())
@@ -50,7 +50,7 @@ class Command(BaseCommand):
         return "Every stored key opens, every proxy key can be verified."
 
 
-def read(path: Path) -> dict[str, str]:
+def sums_in(path: Path) -> dict[str, str]:
     """The sums that --write put there."""
     try:
         sums = json.loads(path.read_text())
