@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 
+from proxy.cycle import cycle_of
 from proxy.exchange import Exchange
 from proxy.incoming import Receive, Scope, Send
 from proxy.runtime import Runtime
@@ -48,7 +49,7 @@ class DataPlane:
         assert self.runtime is not None, "the lifespan has not started: run `manage.py serve`"
         if scope["method"] == "OPTIONS":
             return self._preflight(self.runtime, scope, send)
-        return Exchange(self.runtime, scope).run()
+        return Exchange(self.runtime, cycle_of(receive)).run()
 
     @staticmethod
     async def _preflight(runtime: Runtime, scope: Scope, send: Send) -> None:

@@ -1,6 +1,6 @@
 """One request and its answer as the application sees them: ASGI's `receive` and `send`, and what their misuse means.
 
-The data plane finds the Cycle itself in its scope, and spares the messages.
+The data plane finds the Cycle itself behind `receive`, and spares the messages.
 
 Owns the answer's framing and the rule that a client which left is an error (`ClientGone`), never a silent no-op.
 Knows nothing of time-outs, limits or the next request on the connection: those are the protocol's (proxy/server.py).
@@ -26,11 +26,15 @@ logger = logging.getLogger(__name__)
 
 # Above this much unread body, or unsent answer, the other side waits.
 HIGH_WATER = 65_536
-# Where a scope's `extensions` hold the Cycle.
-CYCLE = "aiproxy.cycle"
 # What is ours to say; of the connection the application may say that it wants it closed.
 _FRAMING = frozenset({b"connection", b"transfer-encoding", b"content-length"})
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def cycle_of(receive: Any) -> "Cycle":
+    """Whose `receive` this is."""
+    cycle: Cycle = receive.__self__
+    return cycle
 
 
 def lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
@@ -98,8 +102,6 @@ class Cycle:
                 raise
         else:
             self._ended(None)
-        finally:
-            scope.pop("extensions", None)  # it leads back here: what is no cycle needs no collector
 
     def _ended(self, error: BaseException | None) -> None:
         """The application has returned, or raised this."""

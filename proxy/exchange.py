@@ -16,7 +16,7 @@ from proxy import metrics, model_list, record, requests, views
 from proxy.admission import admit
 from proxy.authentication import authenticate, recognise
 from proxy.candidates import candidates
-from proxy.cycle import CYCLE, ClientGone, Cycle, lines
+from proxy.cycle import ClientGone, Cycle, lines
 from proxy.errors import (
     CLIENT_CLOSED_REQUEST,
     BadRequest,
@@ -26,7 +26,7 @@ from proxy.errors import (
     UpstreamBroken,
     UpstreamTimeout,
 )
-from proxy.incoming import Body, Caller, Headers, Scope, check_head
+from proxy.incoming import Body, Caller, Headers, check_head
 from proxy.lanes import JSON_BODY, Lane
 from proxy.limits import Ask
 from proxy.pipeline import Attempts, Outgoing, read_out, translate
@@ -77,9 +77,9 @@ class Exchange:
     _cost: Decimal | None = None  # US dollars; known at the end
     _ended = False
 
-    def __init__(self, runtime: Runtime, scope: Scope) -> None:
+    def __init__(self, runtime: Runtime, cycle: Cycle) -> None:
         self._runtime = runtime
-        self._cycle = cycle = scope["extensions"][CYCLE]
+        self._cycle = cycle
         self._caller: Caller = cycle.head.notes or self._read_head(cycle)
         self._body = Body(runtime)
         self.began = time.monotonic()

@@ -18,7 +18,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from proxy.cycle import CYCLE, HIGH_WATER, ClientGone, Cycle, lines
+from proxy.cycle import HIGH_WATER, ClientGone, Cycle, lines
 from proxy.framing import (
     BARE_LF,
     HEAD_END,
@@ -50,7 +50,8 @@ class ProxyProtocol(HttpToolsProtocol):
     """One client connection under uvicorn; use as `uvicorn.Config(http=ProxyProtocol)`."""
 
     limits: ClassVar[Limits] = Limits()
-    # What is asked below this path runs as EagerTasks, all else as asyncio's.
+    # What is asked below this path runs as EagerTasks, all else as asyncio's. Its requests with the same head share one
+    # scope, which is not to be written to.
     eager_path: ClassVar[str] = "/v1/"
     _defaults: ClassVar[tuple[list[tuple[bytes, bytes]], bytes]] = ([], b"")
     _watches: ClassVar[WeakKeyDictionary[ServerState, Watch]] = WeakKeyDictionary()
@@ -275,10 +276,10 @@ class ProxyProtocol(HttpToolsProtocol):
             self._deadline = self.loop.time() + self.limits.body_idle_timeout
             if end < size:
                 self._take_body(data, end)
-        scope = head.scope | {"state": self.app_state.copy(), "extensions": {CYCLE: cycle}}
         if head.is_eager:
-            cycle.run_eagerly(self.app, scope)
+            cycle.run_eagerly(self.app, head.scope)
         else:
+            scope = head.scope | {"state": self.app_state.copy()}
             cycle.task = self.loop.create_task(cycle.run(self.app, scope))
             self.tasks.add(cycle.task)
 

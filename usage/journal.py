@@ -162,11 +162,11 @@ class Journal:
         current = self._current
         if current is None or current.length >= self._usable:
             current = self._roll()
-        at = current.length
+        at, size = current.length, len(record)
         # Counted before it is written: what a failed write leaves behind must not be overwritten in part.
-        current.length += len(record)
+        current.length = at + size
         written = os.pwrite(current.fd, record, at)
-        while written < len(record):
+        while written < size:
             written += os.pwrite(current.fd, record[written:], at + written)
 
     def _roll(self) -> _Segment:

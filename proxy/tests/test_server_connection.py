@@ -13,7 +13,7 @@ import weakref
 
 import pytest
 
-from proxy.cycle import CYCLE
+from proxy.cycle import cycle_of
 from proxy.server import ClientGone
 from proxy.server_limits import connection_cap
 from proxy.tests.raw_http import RawClient, RawServer
@@ -49,12 +49,12 @@ class Stage:
         await self.answer(send, b"no", 401)
 
     async def ahead(self, scope, receive, send):
-        self.told.put(len(scope["extensions"][CYCLE]._protocol._pending))
+        self.told.put(len(cycle_of(receive)._protocol._pending))
         await self.answer(send)
 
     async def behind(self, scope, receive, send):
         """Answers when no more is read ahead."""
-        while len(scope["extensions"][CYCLE]._protocol._pending) <= 65_536:  # noqa: ASYNC110 - nobody tells us
+        while len(cycle_of(receive)._protocol._pending) <= 65_536:  # noqa: ASYNC110 - nobody tells us
             await asyncio.sleep(0)
         await self.answer(send)
 
