@@ -25,6 +25,8 @@ MEDIA_TOKENS = 1000
 _MEDIA_TYPES = ("image_url", "input_image", "input_audio", "file", "input_file", "image", "document")
 # One pass: to `find` each takes six times as long in a text of 10 KB.
 _may_hold_media = re.compile(rb'"(?:image|input_audio"|file"|input_file"|document")').search
+# Bytes; of less it is as quick to look through them.
+WORTH_CUTTING = 2_048
 MAX_MODEL_LENGTH = 200
 MOST_MODELS = 10
 # Whom OpenAI asks when a moderation names no model.
@@ -98,28 +100,38 @@ class _Moderation(msgspec.Struct):
 
 
 class _Reader(Generic[T]):
-    """Reads a body of one kind. BadRequest says what is wrong with it, and where."""
+    """Reads a body of one kind, and what `content` names in it: the field that most of the body is. BadRequest says
+    what is wrong with it, and where."""
 
-    def __init__(self, shape: type[T]) -> None:
+    def __init__(self, shape: type[T], content: str) -> None:
         self._decode = msgspec.json.Decoder(shape).decode
         self._fields = shape.__struct_fields__
         self._names_in = re.compile(f'"(?:{"|".join(self._fields)})"'.encode()).findall
+        self._content = content
+        self._find_content = re.compile(rf'"{content}"[ \t\r\n]*:[ \t\r\n]*'.encode()).search
 
-    def __call__(self, body: bytes) -> T:
+    def __call__(self, body: bytes) -> tuple[T, bytes]:
         try:
             request = self._decode(body)
         except msgspec.ValidationError as error:
             raise _wrong_field(error) from error
         except UNREADABLE as error:
             raise _not_json(error) from error
-        if self._may_be_twice(body):
+        content = bytes(getattr(request, self._content))
+        if self._may_be_twice(self._without(content, body)):
             self._refuse_twice(body)
-        return request
+        return request, content
+
+    def _without(self, content: bytes, body: bytes) -> bytes:
+        """The body less this value, which is long and holds no key of the top level; wherever it is found first."""
+        found = self._find_content(body) if len(content) > WORTH_CUTTING else None
+        if found is None or not body.startswith(content, found.end()):
+            return body
+        return body[: found.end()] + body[found.end() + len(content) :]
 
     def _may_be_twice(self, body: bytes) -> bool:
         """Whether a name stands more than once in the body, or might in escapes of ASCII letters."""
-        # From the end a search for this is the quicker: it skips what holds none of the needle's bytes.
-        if body.rfind(b"\\u00") >= 0 and _ESCAPED_LETTER.search(body) is not None:
+        if body.find(b"\\u00") >= 0 and _ESCAPED_LETTER.search(body) is not None:
             return True
         found = self._names_in(body)
         return len(set(found)) < len(found)
@@ -140,19 +152,19 @@ class _Reader(Generic[T]):
                 raise BadRequest(f"{field} occurs twice in the body.", param=field, code="duplicate_parameter")
 
 
-_chat = _Reader(_Chat)
-_messages = _Reader(_Messages)
-_count = _Reader(_Count)
-_responses = _Reader(_Responses)
-_embeddings = _Reader(_Embeddings)
-_images = _Reader(_Images)
-_speech = _Reader(_Speech)
-_moderation = _Reader(_Moderation)
+_chat = _Reader(_Chat, "messages")
+_messages = _Reader(_Messages, "messages")
+_count = _Reader(_Count, "messages")
+_responses = _Reader(_Responses, "input")
+_embeddings = _Reader(_Embeddings, "input")
+_images = _Reader(_Images, "prompt")
+_speech = _Reader(_Speech, "input")
+_moderation = _Reader(_Moderation, "input")
 
 
 def decode_chat(body: bytes) -> Call:
     """https://platform.openai.com/docs/api-reference/chat/create"""
-    request = _chat(body)
+    request, messages = _chat(body)
     model, fallbacks = _models(request.model, request.models)
     max_output = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
     copies = request.n if request.n is not None else 1
@@ -167,7 +179,7 @@ def decode_chat(body: bytes) -> Call:
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
         max_output=max_output,
-        tokens_input=input_tokens(bytes(request.messages)),
+        tokens_input=input_tokens(messages),
         tokens_output=output * copies,
         one_tool_call=request.parallel_tool_calls is False,
     )
@@ -175,7 +187,7 @@ def decode_chat(body: bytes) -> Call:
 
 def decode_messages(body: bytes) -> Call:
     """https://docs.anthropic.com/en/api/messages"""
-    request = _messages(body)
+    request, _ = _messages(body)
     _check_model(request.model)
     if not 1 <= request.max_tokens <= MOST_OUTPUT:
         raise _bad_limit("max_tokens", least=1)
@@ -191,7 +203,7 @@ def decode_messages(body: bytes) -> Call:
 
 def decode_count(body: bytes) -> Call:
     """https://docs.anthropic.com/en/api/messages-count-tokens; a count takes no tokens itself."""
-    request = _count(body)
+    request, _ = _count(body)
     _check_model(request.model)
     return Call(model=request.model)
 
@@ -202,18 +214,18 @@ def estimated_count(body: bytes) -> bytes:
 
 def decode_embeddings(body: bytes) -> Call:
     """https://platform.openai.com/docs/api-reference/embeddings/create"""
-    request = _embeddings(body)
+    request, content = _embeddings(body)
     _check_model(request.model)
     return Call(
         model=request.model,
-        tokens_input=max(1, len(bytes(request.input)) // 4),
+        tokens_input=max(1, len(content) // 4),
         base64=request.encoding_format == "base64",
     )
 
 
 def decode_responses(body: bytes) -> Call:
     """https://platform.openai.com/docs/api-reference/responses/create. A prompt template may name the model."""
-    request = _responses(body)
+    request, content = _responses(body)
     nameless = request.model is None and request.models is msgspec.UNSET and bytes(request.prompt)
     model, fallbacks = ("", None) if nameless else _models(request.model, request.models)
     if request.max_output_tokens is not None and not 0 <= request.max_output_tokens <= MOST_OUTPUT:
@@ -225,14 +237,13 @@ def decode_responses(body: bytes) -> Call:
             param="background",
             code="unsupported_parameter",
         )
-    asked = bytes(request.input)
     return Call(
         model=model,
         fallbacks=fallbacks,
         stream=bool(request.stream),
         include_usage=True,
         max_output=request.max_output_tokens,
-        tokens_input=(input_tokens(asked) if asked else 0) + len(bytes(request.instructions)) // 4,
+        tokens_input=(input_tokens(content) if content else 0) + len(bytes(request.instructions)) // 4,
         tokens_output=request.max_output_tokens if request.max_output_tokens is not None else DEFAULT_OUTPUT,
         one_tool_call=request.parallel_tool_calls is False,
     )
@@ -240,7 +251,7 @@ def decode_responses(body: bytes) -> Call:
 
 def decode_images(body: bytes) -> Call:
     """https://platform.openai.com/docs/api-reference/images/create"""
-    request = _images(body)
+    request, prompt = _images(body)
     _check_model(request.model)
     copies = request.n if request.n is not None else 1
     if not 1 <= copies <= 128:
@@ -248,29 +259,29 @@ def decode_images(body: bytes) -> Call:
     return Call(
         model=request.model,
         stream=bool(request.stream),
-        tokens_input=input_tokens(bytes(request.prompt)),
+        tokens_input=input_tokens(prompt),
         tokens_output=copies * MEDIA_TOKENS,
     )
 
 
 def decode_speech(body: bytes) -> Call:
     """https://platform.openai.com/docs/api-reference/audio/createSpeech"""
-    request = _speech(body)
+    request, content = _speech(body)
     _check_model(request.model)
     return Call(
         model=request.model,
         stream=request.stream_format == "sse",
-        tokens_input=input_tokens(bytes(request.input)),
+        tokens_input=input_tokens(content),
         tokens_output=MEDIA_TOKENS,
     )
 
 
 def decode_moderation(body: bytes) -> Call:
     """https://platform.openai.com/docs/api-reference/moderations/create"""
-    request = _moderation(body)
+    request, content = _moderation(body)
     model = request.model if request.model is not None else DEFAULT_MODERATION
     _check_model(model)
-    return Call(model=model, tokens_input=input_tokens(bytes(request.input)))
+    return Call(model=model, tokens_input=input_tokens(content))
 
 
 def decode_form(model: str) -> Call:

@@ -78,10 +78,14 @@ def test_it_takes_no_output_limit_that_cannot_be_counted(decode, param, limit):
         b'{"model":"gpt-4o","messages":[],"model":"gpt-5"}',
         b'{"model":"gpt-4o","messages":[],"\\u006dodel":"gpt-5"}',
         b'{"model":"gpt-4o","messages":[],"stream":false,"stream":true}',
+        b'{"messages":[],"metadata":{"messages":[]},"model":"gpt-4o","messages":[]}',
+        b'{"metadata":{"messages":[]},"n":1,"messages":[],"model":"gpt-4o","n":2}',
+        b'{"metadata":{"messages":[]},"messages":[],"model":"gpt-4o","\\u006dessages":[]}',
     ],
 )
-def test_it_refuses_a_key_that_occurs_twice(body):
-    assert refusal(body).code == "duplicate_parameter"
+@pytest.mark.parametrize("length", [0, 10_000])
+def test_it_refuses_a_key_that_occurs_twice(body, length):
+    assert refusal(body.replace(b"[]", b'[{"content":"%b"}]' % (length * b"x"))).code == "duplicate_parameter"
 
 
 def test_it_minds_only_the_top_level():
