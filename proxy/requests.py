@@ -23,8 +23,10 @@ MOST_OUTPUT = (1 << 31) - 1
 MEDIA_TOKENS = 1000
 # Parts that hold media, in OpenAI's dialects and in Anthropic's.
 _MEDIA_TYPES = ("image_url", "input_image", "input_audio", "file", "input_file", "image", "document")
+# JSON's white space.
+_BLANK = "[ \\t\\r\\n]*"
 # One pass: to `find` each takes six times as long in a text of 10 KB.
-_may_hold_media = re.compile(rb'"(?:image|input_audio"|file"|input_file"|document")').search
+_may_hold_media = re.compile(f'"type"{_BLANK}:{_BLANK}"(?:{"|".join(_MEDIA_TYPES)})"'.encode()).search
 # Bytes; of less it is as quick to look through them.
 WORTH_CUTTING = 2_048
 MAX_MODEL_LENGTH = 200
@@ -41,6 +43,8 @@ class _StreamOptions(msgspec.Struct):
 
 class _Chat(msgspec.Struct):
     messages: msgspec.Raw
+    tools: msgspec.Raw = msgspec.Raw()
+    response_format: msgspec.Raw = msgspec.Raw()
     model: str | None = None
     models: list[str] | msgspec.UnsetType | None = msgspec.UNSET  # OpenRouter's form of a fallback list
     stream: bool | None = None
@@ -55,12 +59,16 @@ class _Messages(msgspec.Struct):
     model: str
     messages: msgspec.Raw
     max_tokens: int
+    system: msgspec.Raw = msgspec.Raw()
+    tools: msgspec.Raw = msgspec.Raw()
     stream: bool | None = None
 
 
 class _Count(msgspec.Struct):
     model: str
     messages: msgspec.Raw
+    system: msgspec.Raw = msgspec.Raw()
+    tools: msgspec.Raw = msgspec.Raw()
 
 
 class _Embeddings(msgspec.Struct):
@@ -75,6 +83,7 @@ class _Responses(msgspec.Struct):
     prompt: msgspec.Raw = msgspec.Raw()
     input: msgspec.Raw = msgspec.Raw()
     instructions: msgspec.Raw = msgspec.Raw()
+    tools: msgspec.Raw = msgspec.Raw()
     stream: bool | None = None
     max_output_tokens: int | None = None
     parallel_tool_calls: bool | None = None
@@ -100,34 +109,34 @@ class _Moderation(msgspec.Struct):
 
 
 class _Reader(Generic[T]):
-    """Reads a body of one kind, and what `content` names in it: the field that most of the body is. BadRequest says
-    what is wrong with it, and where."""
+    """Reads a body of one kind. BadRequest says what is wrong with it, and where."""
 
-    def __init__(self, shape: type[T], content: str) -> None:
+    def __init__(self, shape: type[T], *long: str) -> None:
+        """`long`: the fields that most of a body may be."""
         self._decode = msgspec.json.Decoder(shape).decode
         self._fields = shape.__struct_fields__
         self._names_in = re.compile(f'"(?:{"|".join(self._fields)})"'.encode()).findall
-        self._content = content
-        self._find_content = re.compile(rf'"{content}"[ \t\r\n]*:[ \t\r\n]*'.encode()).search
+        self._long = [(name, re.compile(f'"{name}"{_BLANK}:{_BLANK}'.encode()).search) for name in long]
 
-    def __call__(self, body: bytes) -> tuple[T, bytes]:
+    def __call__(self, body: bytes) -> T:
         try:
             request = self._decode(body)
         except msgspec.ValidationError as error:
             raise _wrong_field(error) from error
         except UNREADABLE as error:
             raise _not_json(error) from error
-        content = bytes(getattr(request, self._content))
-        if self._may_be_twice(self._without(content, body)):
+        if self._may_be_twice(body if len(body) < WORTH_CUTTING else self._shortened(body, request)):
             self._refuse_twice(body)
-        return request, content
+        return request
 
-    def _without(self, content: bytes, body: bytes) -> bytes:
-        """The body less this value, which is long and holds no key of the top level; wherever it is found first."""
-        found = self._find_content(body) if len(content) > WORTH_CUTTING else None
-        if found is None or not body.startswith(content, found.end()):
-            return body
-        return body[: found.end()] + body[found.end() + len(content) :]
+    def _shortened(self, body: bytes, request: T) -> bytes:
+        """The body less its long values, which hold no key of the top level, wherever each is found first."""
+        for name, find in self._long:
+            value = bytes(getattr(request, name))
+            found = find(body)
+            if found is not None and body.startswith(value, found.end()):
+                body = body[: found.end()] + body[found.end() + len(value) :]
+        return body
 
     def _may_be_twice(self, body: bytes) -> bool:
         """Whether a name stands more than once in the body, or might in escapes of ASCII letters."""
@@ -152,10 +161,10 @@ class _Reader(Generic[T]):
                 raise BadRequest(f"{field} occurs twice in the body.", param=field, code="duplicate_parameter")
 
 
-_chat = _Reader(_Chat, "messages")
-_messages = _Reader(_Messages, "messages")
-_count = _Reader(_Count, "messages")
-_responses = _Reader(_Responses, "input")
+_chat = _Reader(_Chat, "messages", "tools", "response_format")
+_messages = _Reader(_Messages, "messages", "tools", "system")
+_count = _Reader(_Count, "messages", "tools", "system")
+_responses = _Reader(_Responses, "input", "tools", "instructions")
 _embeddings = _Reader(_Embeddings, "input")
 _images = _Reader(_Images, "prompt")
 _speech = _Reader(_Speech, "input")
@@ -164,7 +173,7 @@ _moderation = _Reader(_Moderation, "input")
 
 def decode_chat(body: bytes) -> Call:
     """https://platform.openai.com/docs/api-reference/chat/create"""
-    request, messages = _chat(body)
+    request = _chat(body)
     model, fallbacks = _models(request.model, request.models)
     max_output = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
     copies = request.n if request.n is not None else 1
@@ -179,7 +188,7 @@ def decode_chat(body: bytes) -> Call:
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
         max_output=max_output,
-        tokens_input=input_tokens(messages),
+        tokens_input=input_tokens(bytes(request.messages)),
         tokens_output=output * copies,
         one_tool_call=request.parallel_tool_calls is False,
     )
@@ -187,7 +196,7 @@ def decode_chat(body: bytes) -> Call:
 
 def decode_messages(body: bytes) -> Call:
     """https://docs.anthropic.com/en/api/messages"""
-    request, _ = _messages(body)
+    request = _messages(body)
     _check_model(request.model)
     if not 1 <= request.max_tokens <= MOST_OUTPUT:
         raise _bad_limit("max_tokens", least=1)
@@ -203,7 +212,7 @@ def decode_messages(body: bytes) -> Call:
 
 def decode_count(body: bytes) -> Call:
     """https://docs.anthropic.com/en/api/messages-count-tokens; a count takes no tokens itself."""
-    request, _ = _count(body)
+    request = _count(body)
     _check_model(request.model)
     return Call(model=request.model)
 
@@ -214,18 +223,19 @@ def estimated_count(body: bytes) -> bytes:
 
 def decode_embeddings(body: bytes) -> Call:
     """https://platform.openai.com/docs/api-reference/embeddings/create"""
-    request, content = _embeddings(body)
+    request = _embeddings(body)
     _check_model(request.model)
     return Call(
         model=request.model,
-        tokens_input=max(1, len(content) // 4),
+        tokens_input=max(1, len(bytes(request.input)) // 4),
         base64=request.encoding_format == "base64",
     )
 
 
 def decode_responses(body: bytes) -> Call:
     """https://platform.openai.com/docs/api-reference/responses/create. A prompt template may name the model."""
-    request, content = _responses(body)
+    request = _responses(body)
+    content = bytes(request.input)
     nameless = request.model is None and request.models is msgspec.UNSET and bytes(request.prompt)
     model, fallbacks = ("", None) if nameless else _models(request.model, request.models)
     if request.max_output_tokens is not None and not 0 <= request.max_output_tokens <= MOST_OUTPUT:
@@ -251,7 +261,7 @@ def decode_responses(body: bytes) -> Call:
 
 def decode_images(body: bytes) -> Call:
     """https://platform.openai.com/docs/api-reference/images/create"""
-    request, prompt = _images(body)
+    request = _images(body)
     _check_model(request.model)
     copies = request.n if request.n is not None else 1
     if not 1 <= copies <= 128:
@@ -259,29 +269,29 @@ def decode_images(body: bytes) -> Call:
     return Call(
         model=request.model,
         stream=bool(request.stream),
-        tokens_input=input_tokens(prompt),
+        tokens_input=input_tokens(bytes(request.prompt)),
         tokens_output=copies * MEDIA_TOKENS,
     )
 
 
 def decode_speech(body: bytes) -> Call:
     """https://platform.openai.com/docs/api-reference/audio/createSpeech"""
-    request, content = _speech(body)
+    request = _speech(body)
     _check_model(request.model)
     return Call(
         model=request.model,
         stream=request.stream_format == "sse",
-        tokens_input=input_tokens(content),
+        tokens_input=input_tokens(bytes(request.input)),
         tokens_output=MEDIA_TOKENS,
     )
 
 
 def decode_moderation(body: bytes) -> Call:
     """https://platform.openai.com/docs/api-reference/moderations/create"""
-    request, content = _moderation(body)
+    request = _moderation(body)
     model = request.model if request.model is not None else DEFAULT_MODERATION
     _check_model(model)
-    return Call(model=model, tokens_input=input_tokens(content))
+    return Call(model=model, tokens_input=input_tokens(bytes(request.input)))
 
 
 def decode_form(model: str) -> Call:

@@ -81,6 +81,8 @@ def test_it_takes_no_output_limit_that_cannot_be_counted(decode, param, limit):
         b'{"messages":[],"metadata":{"messages":[]},"model":"gpt-4o","messages":[]}',
         b'{"metadata":{"messages":[]},"n":1,"messages":[],"model":"gpt-4o","n":2}',
         b'{"metadata":{"messages":[]},"messages":[],"model":"gpt-4o","\\u006dessages":[]}',
+        b'{"tools":[],"messages":[],"tools":[],"model":"gpt-4o"}',
+        b'{"metadata":{"tools":[]},"n":1,"messages":[],"tools":[],"model":"gpt-4o","n":2}',
     ],
 )
 @pytest.mark.parametrize("length", [0, 10_000])
