@@ -1,17 +1,25 @@
 """Owns how passwords and proxy keys are hashed: Argon2id at OWASP's parameters (Password Storage Cheat Sheet: 19 MiB,
 t=2, p=1), a few at a time. Never to be called on the event loop: one run takes tens of milliseconds.
+
+They are hashed in threads of their own, at a lower priority: on a core that is shared, whoever holds the interpreter's
+lock has to be let in before them, or the event loop waits for both (docs/decisions/0012).
 """
 
 import logging
 import os
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import argon2
 from django.contrib.auth.hashers import Argon2PasswordHasher
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 TIME_COST = 2
 MEMORY_COST = 19 * 1024  # KiB
@@ -53,6 +61,28 @@ class Turns:
 # One core each: more at once would only be slower, and each holds 19 MiB. The queue is about two seconds of work.
 _cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 turns = Turns(_cores, 32 * _cores, patience=10)
+_threads: ThreadPoolExecutor
+
+
+def _step_back() -> None:
+    """A tenth of the core while others want it. Linux counts niceness by thread, and does not give it back."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + 10))
+
+
+def _make_threads() -> None:
+    global _threads
+    _threads = ThreadPoolExecutor(_cores, thread_name_prefix="hash", initializer=_step_back)
+
+
+_make_threads()
+os.register_at_fork(after_in_child=_make_threads)  # the parent's are not there
+
+
+def _in_turn(work: Callable[[], T]) -> T:
+    with turns.turn():
+        return _threads.submit(work).result()
 
 
 class Argon2id(Argon2PasswordHasher):
@@ -61,17 +91,17 @@ class Argon2id(Argon2PasswordHasher):
     parallelism = PARALLELISM
 
     def encode(self, password: str, salt: str) -> str:
-        with turns.turn():
-            return super().encode(password, salt)
+        hash = super().encode
+        return _in_turn(lambda: hash(password, salt))
 
     def verify(self, password: str, encoded: str) -> bool:
-        with turns.turn():
-            if _affordable(encoded.removeprefix("argon2")):
-                return super().verify(password, encoded)
-            _log.error("A stored password hash asks for more than our own parameters, or is damaged: refused.")
-            # the same time as a wrong password, so that the refusal cannot be told from one
-            super().encode(password, self.salt())
-            return False
+        check = super().verify
+        if _affordable(encoded.removeprefix("argon2")):
+            return _in_turn(lambda: check(password, encoded))
+        _log.error("A stored password hash asks for more than our own parameters, or is damaged: refused.")
+        # the same time as a wrong password, so that the refusal cannot be told from one
+        self.encode(password, self.salt())
+        return False
 
     def must_update(self, encoded: str) -> bool:
         try:
@@ -98,13 +128,11 @@ def _affordable(encoded: str) -> bool:
 
 def hash_key(key: str) -> str:
     """A PHC string (`$argon2id$…`) of a proxy key."""
-    with turns.turn():
-        return _key_hasher.hash(key)
+    return _in_turn(lambda: _key_hasher.hash(key))
 
 
 def check_key(key: str, encoded: str) -> bool:
-    with turns.turn():
-        try:
-            return _affordable(encoded) and _key_hasher.verify(encoded, key)
-        except argon2.exceptions.VerificationError:
-            return False
+    try:
+        return _in_turn(lambda: _affordable(encoded) and _key_hasher.verify(encoded, key))
+    except argon2.exceptions.VerificationError:
+        return False

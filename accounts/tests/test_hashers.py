@@ -1,4 +1,8 @@
+import os
+import sys
 import threading
+from concurrent import futures
+from multiprocessing import get_context
 
 import argon2
 import pytest
@@ -94,6 +98,20 @@ def test_it_gives_up_on_a_wait_that_lasts_too_long():
 
 def test_it_never_uses_more_threads_than_cores():
     assert hashers.turns._slots._initial_value == hashers._cores
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness is a thread's own on Linux alone")
+def test_it_hashes_at_a_lower_priority_than_requests_are_served():
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    assert hashers._in_turn(niceness) > niceness()
+
+
+def test_it_hashes_in_a_process_that_was_forked_from_one_that_has_hashed():
+    hash_key("a key")
+    with futures.ProcessPoolExecutor(1, mp_context=get_context("fork")) as child:
+        assert check_key("a key", child.submit(hash_key, "a key").result(timeout=60))
 
 
 def test_it_makes_passwords_and_keys_wait_in_the_same_queue(monkeypatch):
