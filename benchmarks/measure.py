@@ -47,7 +47,7 @@ def measure(target: Target, plan: Plan) -> Figures:
     with target.alone():
         figures |= lone(target.endpoint, plan)  # which warms it up, too
         load = Load(target, plan, slow=figures["p50_1_us"] > SLOW_US)
-        figures |= plain(load)
+        figures |= plain(load) | long(load)
         if streams(target.endpoint):
             figures |= streamed(load) | burst(load) | paced(load)
     figures["memory_after_load_mb"] = target.memory_mb()
@@ -101,6 +101,16 @@ def plain(load: Load) -> Figures:
         "p99_32_us": report.p99,
         "errors": sum(one[2].errors for one in rounds),
         "sent": sum(one[2].requests for one in rounds),
+    }
+
+
+def long(load: Load) -> Figures:
+    """Prompts of an agent's size: what a request costs that is not the same for all of them."""
+    report, cpu = load.run(question.LONG, load.plan.plain)
+    return {
+        "long_requests_per_second": report.rate,
+        "long_cpu_us_per_request": cpu / max(1, report.requests) * 1e6,
+        "long_errors": report.errors,
     }
 
 

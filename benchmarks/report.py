@@ -205,6 +205,10 @@ def notes(targets: dict[str, Result]) -> str:
             )
         if us.get("redis_given_up"):
             lines.append(f"- Redis was too late {us['redis_given_up']} times: for a moment limits were kept in memory.")
+    measured = [one for name, one in targets.items() if one.get("long_requests_per_second") and name != "direct_again"]
+    if measured:
+        told = "; ".join(map(long_prompts, measured))
+        lines.append(f"- Prompts of 100 KB with an agent's tools, requests/s: {told}.")
     for name, one in targets.items():
         if one.get("core_busy") and one["core_busy"] < 0.9 and name != "direct":
             lines.append(f"- {one['title']}: its core was {one['core_busy']:.0%} busy: the load's core was the limit.")
@@ -214,6 +218,12 @@ def notes(targets: dict[str, Result]) -> str:
     if again:
         lines.append(f"- The provider alone, measured again at the end: {again:.2f} x its first rate.")
     return "\n".join(lines)
+
+
+def long_prompts(one: Result) -> str:
+    cost = f" ({one['long_cpu_us_per_request']:,.0f} µs)" if one["long_cpu_us_per_request"] else ""
+    errors = f", {one['long_errors']:.0f} errors" if one["long_errors"] else ""
+    return f"{one['title']} {one['long_requests_per_second']:,.0f}{cost}{errors}"
 
 
 def publish(found: dict[str, Any]) -> None:

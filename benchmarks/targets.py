@@ -80,6 +80,7 @@ error_log {directory}/nginx.error;
 events {{ worker_connections 1024; }}
 http {{
   access_log off;
+  client_body_buffer_size 256k;
   client_body_temp_path {directory}/body;
   proxy_temp_path {directory}/proxy;
   fastcgi_temp_path {directory}/fastcgi;

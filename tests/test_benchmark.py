@@ -114,6 +114,11 @@ def test_a_peer_that_could_not_run_stands_in_the_table_with_its_reason():
     assert "| LiteLLM | no |" in report.side_by_side(targets())
 
 
+def test_it_tells_what_long_prompts_cost():
+    found = targets(long_requests_per_second=5_000.0, long_cpu_us_per_request=180.0, long_errors=2)
+    assert "requests/s: aiproxy 5,000 (180 µs), 2 errors." in report.notes(found)
+
+
 def test_the_chart_is_an_image_that_names_everyone():
     drawn = ElementTree.fromstring(chart(targets()))
     texts = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
