@@ -3,8 +3,8 @@
 --
 -- KEYS  the epoch keys, then the account of each limit
 -- ARGV  1 the limits, packed · 2 the epochs expected, with spaces between ('': any) · 3 packed: the session, the batch's
---       number, of those that have ended the tokens that they leave over, those reserved for them and their number, then
---       the tokens that each request wants
+--       number, of those that have ended the tokens that they leave over, those reserved for them and their number, how
+--       many requests the worker had under way before, then the tokens that each request wants
 -- reply packed: for each request {verdict, kind, limit (its place, from 1), retry after ms, limit, remaining and reset ms of
 --       the tightest requests bucket, the same of the tightest tokens bucket (-1: none)}; then for each limit its levels.
 --       If any epochs were expected, or others: {the same, or '' when they are others: nothing was taken; the epochs}
@@ -14,7 +14,7 @@ local REQUESTS, TOKENS, PARALLEL = 1, 2, 3
 local PARALLEL_RETRY = 1000
 
 local n = #KEYS - #ARGV[1] / 24  -- epoch keys
-local session, batch, left_over, released, freed = struct.unpack('<i8i8i8i8i8', ARGV[3])
+local session, batch, left_over, released, freed, under_way = struct.unpack('<i8i8i8i8i8i8', ARGV[3])
 local values = redis.call('MGET', unpack(KEYS))
 local ms = now()
 local accounts = {}
@@ -30,8 +30,7 @@ local function read_epochs()
 end
 
 local function settle(account)
-  -- Under its limits nothing was held, or it was lost with the server, or expired: nobody holds it any more.
-  if not (account.holds and account.known) then return end
+  if not account.holds then return end
   if account.took_tokens then give(account, left_over) end
   account.reserved = math.max(0, account.reserved - released)
   account.slots = math.max(0, account.slots - freed)
@@ -87,17 +86,21 @@ end
 
 local epochs = read_epochs()
 local stale = ARGV[2] ~= '' and ARGV[2] ~= epochs
-local lets_in = not stale and #ARGV[3] > 40
+local lets_in = not stale and #ARGV[3] > 48
 for place = 1, #KEYS - n do
   local account = load(KEYS[n + place], values[n + place], place, session, ms, lets_in)
   if account.last >= batch then return redis.error_reply('LATE this batch has been seen') end
+  -- Emptied, evicted, or expired: what goes on is told anew before anybody is let in beside it.
+  if under_way > 0 and account.holds and not account.known then
+    return redis.error_reply('FORGOTTEN what is under way is not known here')
+  end
   account.last = batch
   if freed > 0 then settle(account) end
   accounts[place] = account
 end
 local answers = {}
 if not stale then
-  for at = 41, #ARGV[3], 8 do
+  for at = 49, #ARGV[3], 8 do
     local tokens = struct.unpack('<i8', ARGV[3], at)
     local verdict, kind, place, wait = judge(tokens)
     if verdict == OK then take(tokens) end

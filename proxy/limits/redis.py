@@ -49,8 +49,8 @@ _KINDS: Final[tuple[Kind, ...]] = ("", "requests", "tokens", "parallel")
 _OK: Final = 0
 _NONE: Final = (None, None, None)
 _LIMITS: Final = Struct("<qqq")  # requests a minute, tokens a minute, in parallel; -1: unlimited
-_BATCH: Final = Struct("<qqqqq")
-_BATCH_OF_ONE: Final = Struct("<qqqqqq")
+_BATCH: Final = Struct("<qqqqqq")
+_BATCH_OF_ONE: Final = Struct("<qqqqqqq")
 _ANSWER: Final = Struct("<10q")
 _LEVELS: Final = Struct("<qq")
 _SESSION: Final = Struct("<q")
@@ -99,12 +99,13 @@ class _Plain:
 class _Command:
     """What a policy's requests send, packed but for what is a batch's own."""
 
-    __slots__ = ("batch", "epoch_keys", "epochs", "holds", "limits", "packed")
+    __slots__ = ("batch", "epoch_keys", "epochs", "holds", "limits", "packed", "under_way")
 
     def __init__(self, ask: Ask, packed: bytes) -> None:
         self.limits, self.epoch_keys, self.epochs = ask.limits, ask.epoch_keys, ask.epochs
         self.packed = packed
         self.batch: _Batch | None = None  # that may still grow
+        self.under_way = 0  # of its requests that hold something
         # Requests a minute alone are spent for good: nothing to correct, nothing to free.
         self.holds = any(limit.holds for limit in ask.limits)
 
@@ -126,7 +127,8 @@ class _Batch:
     def packed(self) -> bytes:
         self.command.batch = None
         self.number = self.limiter.next_number()
-        own: tuple[int, ...] = (self.limiter.session, self.number, self.left_over, self.released, self.freed)
+        under_way = self.command.under_way + self.freed
+        own = (self.limiter.session, self.number, self.left_over, self.released, self.freed, under_way)
         if len(self.asks) == 1:
             packed = _BATCH_OF_ONE.pack(*own, self.asks[0].tokens)
         else:
@@ -230,6 +232,7 @@ class RedisLimiter:
         if self._held.pop(ask.request_id, None) is None:
             self._give_up(ask)
             return
+        ask.prepared.under_way -= 1
         if self._connection is None:
             self._ended.append((self.next_number(), ask, tokens))
             return
@@ -321,7 +324,7 @@ class RedisLimiter:
             connection.urge()
         else:
             # READONLY, LOADING, OOM, MISCONF, NOPERM: it answers but can't count. Another connection may find one that
-            # can.
+            # can. FORGOTTEN: the next session tells what is under way.
             reason = _refusal(reply)
             self.lost(batch, reason)
             connection.drop(reason)
@@ -347,6 +350,10 @@ class RedisLimiter:
         batch = command.batch = _Batch(self, command)
         connection.post(batch)
         return batch
+
+    def _hold(self, ask: Ask) -> None:
+        self._held[ask.request_id] = ask
+        ask.prepared.under_way += 1
 
     def _give_up(self, ask: Ask) -> None:
         """If it has yet to be answered, nobody waits for that any more: what it takes is given back."""
@@ -381,7 +388,7 @@ class RedisLimiter:
         self._connection = connection
         ended, self._ended = self._ended, []
         for _, ask, tokens in ended:  # since Redis was told that they are under way
-            self._held[ask.request_id] = ask
+            self._hold(ask)
             self.settle(ask, tokens)
 
     async def _take_over(self, connection: Connection) -> None:
@@ -470,7 +477,7 @@ class RedisLimiter:
             scope = ask.limits[place - 1].scope
             return Admission(_VERDICTS[verdict], epochs, _KINDS[kind], scope, wait, *tightest)
         if ask.prepared.holds:
-            self._held[ask.request_id] = ask
+            self._hold(ask)
             if ask.given_up:
                 self.settle(ask, 0)
         return Admission("ok", epochs, "", "", 0, *tightest)

@@ -326,7 +326,7 @@ async def test_it_counts_no_call_of_a_session_that_is_over(server: RedisServer) 
     before, packed, number = limiter.session, limiter._command(ask).packed, limiter.next_number()
     limiter.disconnect("lost")
     await limiter.connect()
-    late = struct.pack("<6q", before, number, 0, 0, 0, 500)
+    late = struct.pack("<7q", before, number, 0, 0, 0, 0, 500)
     with socket.create_connection(("127.0.0.1", server.port)) as straggler:
         straggler.sendall(packed + b"$%d\r\n%b\r\n" % (len(late), late))
         assert straggler.recv(100).startswith(b"-LATE")
@@ -345,6 +345,19 @@ async def test_it_tells_a_server_that_came_back_empty_what_is_under_way(server: 
     limiter.settle(running, 0)
     await limiter.read_epochs(("after",))
     assert (await limiter.admit(Ask("next", limits, 900))).verdict == "ok"
+    await limiter.close()
+
+
+async def test_it_tells_a_server_that_was_emptied_what_is_under_way(server: RedisServer) -> None:
+    limiter, limits = RedisLimiter(server.url, PATIENCE), (Limit("user:a", max_parallel=2),)
+    running = [Ask(f"running {number}", limits, 0) for number in range(2)]
+    assert [(await limiter.admit(ask)).verdict for ask in running] == ["ok", "ok"]
+    with server.client() as client:
+        client.flushall()
+    with pytest.raises(LimiterAway, match="FORGOTTEN"):
+        await limiter.admit(Ask("first", limits, 0))
+    limiter.settle(running[0], 0)
+    assert [(await limiter.admit(Ask(name, limits, 0))).verdict for name in ("second", "third")] == ["ok", "limited"]
     await limiter.close()
 
 
