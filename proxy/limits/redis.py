@@ -80,18 +80,21 @@ class _Script:
     def lost(self, reason: str) -> None: ...
 
 
-class _Plain:
-    """A command whose reply nobody needs."""
+class _Renewal:
+    """Of what is held of one account. None of it is there? Then it was emptied: the next session tells it anew."""
 
-    __slots__ = ("_command",)
+    __slots__ = ("_command", "_limiter")
 
-    def __init__(self, *command: str | int | bytes) -> None:
-        self._command: Arguments = command
+    def __init__(self, limiter: "RedisLimiter", command: Arguments) -> None:
+        self._limiter = limiter
+        self._command = command
 
     def packed(self) -> bytes:
         return pack(self._command)
 
-    def received(self, reply: Any) -> None: ...
+    def received(self, reply: Any) -> None:
+        if reply == 0:
+            self._limiter.disconnect("FORGOTTEN what is under way is not known there")
 
     def lost(self, reason: str) -> None: ...
 
@@ -250,7 +253,7 @@ class RedisLimiter:
         for number, limit in enumerate(limits.values(), 1):
             if self._connection is None:
                 return
-            self._connection.post(_Plain(*self._call(self._renew, limit, _SESSION.pack(self.session))))
+            self._connection.post(_Renewal(self, self._call(self._renew, limit, _SESSION.pack(self.session))))
             if number % BATCH == 0:
                 await asyncio.sleep(0)
 

@@ -2,7 +2,7 @@
 --
 -- KEYS  the account
 -- ARGV  1 its limit, packed · 2 the session, packed
--- reply how many
+-- reply how many; 0 to a session that holds some: they are gone
 
 local session = struct.unpack('<i8', ARGV[2])
 local account = load(KEYS[1], redis.call('GET', KEYS[1]), 1, session, now(), false)

@@ -361,6 +361,22 @@ async def test_it_tells_a_server_that_was_emptied_what_is_under_way(server: Redi
     await limiter.close()
 
 
+async def test_it_tells_others_what_is_under_way_where_it_was_emptied_and_nothing_begins_or_ends(
+    server: RedisServer,
+) -> None:
+    limiter, other = RedisLimiter(server.url, PATIENCE), RedisLimiter(server.url, PATIENCE)
+    limits = (Limit("user:a", max_parallel=1),)
+    await limiter.admit(Ask("running", limits, 0))
+    with server.client() as client:
+        client.flushall()
+    await limiter.renew()
+    await until(lambda: not limiter.connected)
+    await limiter.connect()
+    assert (await other.admit(Ask("next", limits, 0))).verdict == "limited"
+    await limiter.close()
+    await other.close()
+
+
 class EndsBetween(RedisLimiter):
     """What is in `ending` ends when Redis has been told that it is under way, before the new connection is used."""
 
