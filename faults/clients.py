@@ -9,11 +9,11 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from faults.provider import MODEL
+from faults.provider import ERROR, MODEL
 from faults.script import ACTS, Script
 
 PATIENCE = 40.0  # seconds; no request may take longer, whatever happens
@@ -27,7 +27,7 @@ class Tenant:
     key: str
     key_id: str
     user_id: str
-    provider_keys: tuple[str, ...]  # those that may be used for it
+    provider_keys: Mapping[str, str]  # those that may be used for it, and their ids
 
 
 @dataclass(slots=True)
@@ -45,6 +45,7 @@ class Sighting:
     request_id: str = ""
     source: str = ""
     code: str = ""  # of the error it was told
+    attempts: int | None = None  # keys that were tried, as it was told
     complete: bool = False  # it has all that a complete answer has
     usage: dict[str, Any] | None = None  # with the `cost` that we add to a stream's
     trouble: str = ""  # how the connection failed under it
@@ -186,6 +187,8 @@ class Client:
         sighting.status = int(line.split()[1])
         sighting.request_id = headers.get("x-request-id", "")
         sighting.source = headers.get("x-aiproxy-error-source", "")
+        if "x-aiproxy-attempts" in headers:
+            sighting.attempts = int(headers["x-aiproxy-attempts"])
         if "content-length" in headers:
             _note_plain(sighting, await reader.readexactly(int(headers["content-length"])))
         elif headers.get("content-type", "").startswith("text/event-stream"):
@@ -229,7 +232,7 @@ def _note_event(sighting: Sighting, data: bytes) -> None:
         return
     event = json.loads(data)
     if "error" in event:
-        sighting.code = event["error"].get("code") or "scripted"
+        sighting.code = event["error"].get("code") or ERROR
     elif event.get("usage"):
         sighting.usage = event["usage"]
 

@@ -20,6 +20,7 @@ from faults.script import NOT_SERVED, Script
 BYTEWISE = 0.4  # seconds, at most, of an answer that comes byte by byte
 LARGE = 4_700_000  # characters; more than the service holds back
 MODEL = "gpt-4o-mini"
+ERROR = "scripted"  # the type of all its errors
 WORDS = ("alpha", "beta", "gamma", "δέλτα", "epsilon 🌊", "zeta\\n")
 
 
@@ -133,7 +134,7 @@ class Provider:
 
 
 def _error(message: str) -> dict[str, Any]:
-    return {"error": {"message": message, "type": "scripted", "param": None, "code": None}}
+    return {"error": {"message": message, "type": ERROR, "param": None, "code": None}}
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

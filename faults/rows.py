@@ -26,8 +26,10 @@ class Row(NamedTuple):
     id: UUID
     user_id: UUID
     proxy_key_id: UUID
+    api_key_id: UUID | None
     provider: str
     model: str
+    endpoint: str
     streamed: bool
     outcome: str
     status_code: int
@@ -41,6 +43,9 @@ class Row(NamedTuple):
     provider_request_id: str
     created_at: datetime
     latency_ms: int
+    ttft_ms: int | None
+    overhead_ms: float | None
+    attempts: list[dict[str, object]] | None
     error_message: str
     writer: str
 

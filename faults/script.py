@@ -66,6 +66,17 @@ class Script:
     def __str__(self) -> str:
         return f"{self.nonce}|{self.act}|{self.first}|{self.second}"
 
+    @property
+    def refusals(self) -> frozenset[int]:
+        """The status that is told of a complete answer after which another key is asked, if there is one."""
+        if self.act == "spare":
+            return frozenset({429})
+        return self.statuses(streamed=False) if self.act == "status" and self.first in NOT_SERVED else frozenset()
+
+    def takes(self, *, streamed: bool) -> int:
+        """Milliseconds that the provider is silent before the end of a whole answer, at least."""
+        return 0 if streamed and self.act in {"bytes", "split"} else self.second
+
     def statuses(self, *, streamed: bool) -> frozenset[int]:
         """What a client may be sent when nothing but this act happened."""
         act = ACTS[self.act]

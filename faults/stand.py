@@ -144,7 +144,8 @@ class Stand:
                 assert self.service.call("/api-keys", spare, token=person.token).status == 201
             me = self.service.call("/auth/me", token=person.token).json()
             self.people[name] = person
-            keys = tuple(map(provider_key, ("owner", "spare") if name == "owner" else (name,)))
+            stored = self.service.call("/api-keys", token=person.token).json()["results"]
+            keys = {provider_key("spare" if key["label"] == "spare" else name): key["id"] for key in stored}
             self.tenants[name] = Tenant(name, person.key, person.key_id, me["id"], keys)
 
     def stop(self) -> None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from faults.clients import Sighting
-from faults.provider import MODEL, Visit, usage_of
+from faults.columns import impossible, unlike
+from faults.provider import ERROR, MODEL, Visit, usage_of
 from faults.rows import UNKNOWN, Claims, Row, possible_costs, request_id, unpaired
 from faults.script import ACTS
 from faults.stand import Ledger
@@ -79,10 +80,16 @@ class _Requests:
     def judge(self) -> None:
         if len({row.id for row in self._evidence.rows}) != len(self._evidence.rows):
             self._verdict.violations.append("two rows have one id")
+        sightings = self._evidence.sightings
+        ended, began = max((s.ended for s in sightings), default=0.0), min((s.began for s in sightings), default=0.0)
+        longest = (ended - began + HEARD_AFTER) * 1000
+        keys = {sighting.tenant.user_id: sighting.tenant.provider_keys.values() for sighting in sightings}
         for row in self._evidence.rows:
+            for what in impossible(row, keys.get(str(row.user_id), ()), longest):
+                self._verdict.violations.append(f"a row {what}: {row}")
             if row.cost not in (costs := possible_costs(row)):
                 self._verdict.violations.append(f"a cost of {row.cost}, not {'/'.join(map(str, costs))}: {row}")
-        for sighting in self._evidence.sightings:
+        for sighting in sightings:
             self._one(sighting)
         self._rest()
 
@@ -120,6 +127,8 @@ class _Requests:
             return
         if row.status_code != (sighting.status or (200 if row.outcome == "ok" else row.status_code)):
             blame(f"says status {row.status_code}")
+        for what in unlike(row, sighting, self._evidence.visits.get(sighting.script.nonce, ())):
+            blame(what)
         if sighting.complete:
             self._compare_usage(sighting, row)
         elif row.usage_source == "provider":
@@ -249,7 +258,9 @@ def _is_of(row: Row, sighting: Sighting, *, asked: bool) -> bool:
         return False
     if row.model == UNKNOWN:  # it ended before anybody was to be asked
         of_nobody = not asked and not row.provider and not row.provider_request_id and not row.tokens_total
-        return of_nobody and row.streamed in {False, sighting.streamed} and row.outcome != "ok"
+        heard = sighting.status and sighting.code != "shutting_down"  # its body was read
+        streamed = {sighting.streamed} if heard else {sighting.streamed, False}
+        return of_nobody and row.streamed in streamed and row.outcome != "ok"
     what, ids = (row.model, row.provider, row.streamed), {"", request_id(sighting)}
     return what == (sighting.model, "openai", sighting.streamed) and row.provider_request_id in ids
 
@@ -272,7 +283,7 @@ def _told(sighting: Sighting) -> str:
     """The outcome that belongs to the error which the client was told."""
     if sighting.code == "provider_timeout":
         return "timeout"
-    if sighting.source == "provider" or sighting.code in {"scripted", "provider_broken"}:
+    if sighting.source == "provider" or sighting.code in {ERROR, "provider_broken"}:
         return "provider_error"
     return "refused"
 

@@ -87,7 +87,7 @@ class ProxyRequest(models.Model):
     api_key_id = models.UUIDField(null=True, help_text="The provider key that served it.")
     provider = models.CharField(max_length=20, blank=True, help_text="Who answered; empty: nobody was asked.")
     model = models.CharField(max_length=100, help_text="As the client asked; `(unknown)` if unrouted.")
-    endpoint = models.CharField(max_length=40, help_text="What was called, as in `/v1/chat/completions`.")
+    endpoint = models.CharField(max_length=40, help_text="What was called, as in `chat.completions`.")
     streamed = models.BooleanField(default=False, help_text="Whether the answer was asked for as a stream.")
     outcome = models.CharField(max_length=16, choices=Outcome.choices, help_text="How it ended.")
     status_code = models.PositiveSmallIntegerField(

@@ -87,6 +87,15 @@ async def test_it_tells_of_every_attempt_when_none_was_served(anthropic, client,
     assert row.attempts[0]["api_key_id"] is None
 
 
+@pytest.mark.data_plane(AIPROXY_RETRY_AFTER_WAIT=0)
+async def test_it_tells_what_the_last_one_said_that_had_nobody_after_it(anthropic, client, provider, rows):
+    anthropic.default, provider.default = OVERLOADED, slow("60")
+    await ask(client)
+    (row,) = await rows()
+    assert (row.outcome, row.status_code) == ("provider_error", 429)
+    assert told(row)[1] == ("gpt-4o", "rate_limit_exceeded", 429)
+
+
 async def test_a_request_that_was_tried_once_has_no_list_of_attempts(anthropic, client, provider, rows):
     await ask(client)
     anthropic.default = OVERLOADED

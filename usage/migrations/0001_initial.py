@@ -77,7 +77,7 @@ class Migration(migrations.Migration):
                         ('api_key_id', models.UUIDField(help_text='The provider key that served it.', null=True)),
                         ('provider', models.CharField(blank=True, help_text='Who answered; empty: nobody was asked.', max_length=20)),
                         ('model', models.CharField(help_text='As the client asked; `(unknown)` if unrouted.', max_length=100)),
-                        ('endpoint', models.CharField(help_text='What was called, as in `/v1/chat/completions`.', max_length=40)),
+                        ('endpoint', models.CharField(help_text='What was called, as in `chat.completions`.', max_length=40)),
                         ('streamed', models.BooleanField(default=False, help_text='Whether the answer was asked for as a stream.')),
                         ('outcome', models.CharField(choices=[('ok', 'complete'), ('refused', 'refused by us'), ('provider_error', 'refused or failed by the provider'), ('timeout', 'provider too slow'), ('client_gone', 'client left'), ('interrupted', 'worker died'), ('drained', 'cut off by a shutdown'), ('error', 'failed inside the proxy')], help_text='How it ended.', max_length=16)),
                         ('status_code', models.PositiveSmallIntegerField(help_text='What the client was sent; 499: it left before; 500 if the worker died.')),
