@@ -233,10 +233,11 @@ class User(Epochal, AbstractBaseUser, PermissionsMixin):
         self.save(update_fields=["plan"])
 
     def change_password(self, password: str) -> int:
-        """Ends every sign-in and revokes every proxy key; how many keys that were."""
-        self.set_password(password)
+        """Ends every sign-in and revokes every proxy key; how many keys that were. Raises AccountChanged."""
+        shown = self.password
+        self.set_password(password)  # slow: before the lock
         with transaction.atomic():
-            User.objects.select_for_update().get(pk=self.pk)  # a key being issued comes before us, or sees us
+            self.locked(shown)  # a key being issued comes before us, or sees us
             revoked = self.proxy_keys.filter(revoked_at=None).count()
             self.save(update_fields=["password"])
         return revoked
@@ -255,12 +256,16 @@ class User(Epochal, AbstractBaseUser, PermissionsMixin):
         """Saves a new key, if the plan has room for it."""
         with transaction.atomic():
             # The lock makes two at once count each other.
-            locked = User.objects.select_for_update().filter(pk=self.pk).first()
-            # Who signed in before a password change must not get a key after it; nor who is gone.
-            if locked is None or locked.password != self.password or not locked.is_active:
-                raise AccountChanged
-            locked.check_room_for_proxy_key()
+            self.locked(self.password).check_room_for_proxy_key()
             row.save()
+
+    def locked(self, password: str) -> "User":
+        """The row, locked. AccountChanged if it is gone or disabled, or its password's hash is another by now: who knew
+        the old password must get nothing after a change."""
+        row = User.objects.select_for_update().filter(pk=self.pk).first()
+        if row is None or row.password != password or not row.is_active:
+            raise AccountChanged
+        return row
 
 
 class SignIn(models.Model):

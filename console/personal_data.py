@@ -111,9 +111,12 @@ def leave(request: Request, password: str) -> None:
 
 
 def delete_account(user: User) -> None:
-    """All of it or nothing. The audit log keeps what it has: that somebody was here, and that they are gone."""
+    """All of it or nothing. The audit log keeps what it has: that somebody was here, and that they are gone.
+
+    Raises AccountChanged when that has happened already, or they have another password since they showed theirs.
+    """
     with transaction.atomic():
-        User.objects.select_for_update().get(pk=user.pk)  # a key being issued comes before us, or sees us
+        user.locked(user.password)  # a key being issued comes before us, or sees us
         user.revoke_proxy_keys()
         _anonymise_requests(user)
         for attempts in (AccessAttempt, AccessFailureLog, AccessLog):

@@ -7,8 +7,9 @@ import pytest
 from django.db import connection, connections
 
 from accounts import tokens
-from accounts.keys import PREFIX, PlanLimitReached, mint
+from accounts.keys import PREFIX, AccountChanged, PlanLimitReached, mint
 from accounts.models import Plan, ProxyKey, User
+from console.personal_data import delete_account
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -60,3 +61,21 @@ def test_it_makes_one_account_of_two_sign_ups_at_once(anonymous, transactional_d
     body = {"email": "ann@example.com", "password": "a staple for the battery"}
     answers = at_once(3, lambda: anonymous.post("/auth/signup", body).status_code)
     assert sorted(answers) == [201, 409, 409]
+
+
+def test_it_deletes_an_account_once_and_tells_the_others_that_it_is_gone(api, owner, password):
+    answers = at_once(3, lambda: api(owner).post("/auth/me/delete", {"password": password}).status_code)
+    assert answers.count(204) == 1 and set(answers) <= {204, 400, 401}
+    assert not User.objects.exists()
+
+
+@pytest.mark.parametrize("meanwhile", [User.delete, User.disable, lambda user: user.change_password("the owner's new")])
+def test_who_has_shown_a_password_that_is_not_the_accounts_any_more_changes_nothing(owner, meanwhile):
+    """As when a thief's request is under way while its owner acts."""
+    as_the_thief_sees_it = User.objects.get(pk=owner.pk)
+    meanwhile(owner)
+    left = list(User.objects.values_list("password", "is_active"))
+    for act in (delete_account, lambda user: user.change_password("the thief's new")):
+        with pytest.raises(AccountChanged):
+            act(as_the_thief_sees_it)
+    assert list(User.objects.values_list("password", "is_active")) == left
