@@ -32,8 +32,13 @@ class SignupSerializer(StrictSerializerMixin):
     email = serializers.EmailField(max_length=254)
     password = PasswordField()
 
+    def validate_email(self, value: str) -> str:
+        """As it is stored: its domain may be longer there than it was written, or none any more."""
+        address = User.objects.normalize_email(value)
+        User._meta.get_field("email").run_validators(address)
+        return address
+
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        attrs["email"] = User.objects.normalize_email(attrs["email"])
         _check_strength(attrs["password"], User(email=attrs["email"]), field="password")
         return attrs
 

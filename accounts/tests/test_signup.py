@@ -47,6 +47,13 @@ def test_it_refuses_what_is_no_address(anonymous, email, db):
     assert list(answer.json()) == ["email"]
 
 
+@pytest.mark.parametrize("domain", ["ü." * 100 + "example.com", "℀.example.com"])
+def test_it_refuses_an_address_that_is_too_long_or_none_as_it_is_stored(anonymous, domain, db):
+    answer = signup(anonymous, email=f"ann@{domain}")
+    assert answer.status_code == 400
+    assert list(answer.json()) == ["email"]
+
+
 @pytest.mark.parametrize("field", ["is_staff", "is_superuser", "plan", "id", "email_verified", "password_hash", "name"])
 def test_it_takes_no_other_field(anonymous, field, db):
     answer = signup(anonymous, **{field: "enterprise"})
