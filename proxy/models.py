@@ -132,9 +132,12 @@ class ModelAlias(models.Model):
             raise ValidationError({"proxy_key": "This key belongs to another user."})
 
     def add(self) -> None:
-        """Saves a new one. Raises AliasRefused when the name is taken or there are too many."""
+        """Saves a new one. Raises AliasRefused when the name is taken, there are too many, or its key is gone."""
         with transaction.atomic():
             owner = _locked(self.user_id)
+            # Locked, or it could go before the commit, which is where PostgreSQL misses it.
+            if self.proxy_key_id and not ProxyKey.objects.select_for_update(no_key=True).filter(pk=self.proxy_key_id):
+                raise AliasRefused("This proxy key is gone.")
             taken = self._others_of_the_name().exists()
             if taken:
                 owner.bump()  # it may be the work of an earlier call that was saved but could not tell the workers

@@ -6,10 +6,10 @@ from django.db import IntegrityError, transaction
 from django.test import Client
 
 from accounts.keys import issue
-from accounts.models import User
+from accounts.models import ProxyKey, User
 from audit.models import Event
 from proxy import models
-from proxy.models import ModelAlias
+from proxy.models import AliasRefused, ModelAlias
 
 pytestmark = pytest.mark.django_db
 
@@ -134,6 +134,14 @@ def test_it_goes_with_its_key_and_with_its_user(client, owner, key, best):
     key.delete()
     assert (ModelAlias.objects.count(), epoch_of(owner)) == (1, before + 1)
     owner.delete()
+    assert not ModelAlias.objects.exists()
+
+
+def test_it_is_refused_for_a_key_that_is_deleted_meanwhile(owner, key):
+    alias = ModelAlias(user=owner, proxy_key=key, name="best", targets=BEST["models"])
+    ProxyKey.objects.filter(pk=key.pk).delete()
+    with pytest.raises(AliasRefused, match="gone"):
+        alias.add()
     assert not ModelAlias.objects.exists()
 
 
