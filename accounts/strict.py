@@ -6,6 +6,7 @@ from typing import Any
 
 from django.http import QueryDict
 from rest_framework import parsers, serializers
+from rest_framework.exceptions import ParseError
 from rest_framework.utils.html import is_html_input
 
 _FORM_FIELDS = {"csrfmiddlewaretoken"}
@@ -29,6 +30,16 @@ def _is_text(value: Any) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+class FormParser(parsers.FormParser):
+    """Refuses a form that is not in the charset it names: some do not fail as a decoder should."""
+
+    def parse(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().parse(*args, **kwargs)
+        except UnicodeError as error:
+            raise ParseError("The form is not in the charset that Content-Type names.") from error
 
 
 class StrictSerializerMixin(serializers.Serializer[Any]):

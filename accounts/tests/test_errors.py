@@ -32,6 +32,13 @@ def test_it_names_the_field_that_holds_half_of_a_surrogate_pair(api, owner, body
     assert list(answer.json()) == [named]
 
 
+def test_it_refuses_a_form_that_is_not_in_the_charset_it_names(api, owner):
+    form = "application/x-www-form-urlencoded; charset=punycode"
+    answer = api(owner).patch("/auth/me", b"name=_%", content_type=form)
+    assert answer.status_code == 400
+    assert "charset" in answer.json()["detail"]
+
+
 def test_it_leaves_other_exceptions_alone(rf):
     assert exception_handler(KeyError("secret"), {}) is None
     assert PlainAnswers(lambda request: None).process_exception(rf.get("/"), KeyError("secret")) is None
