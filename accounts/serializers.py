@@ -174,6 +174,8 @@ class ProxyKeySerializer(StrictSerializerMixin, serializers.ModelSerializer[Prox
             "ip_allowlist",
         ]
         read_only_fields = ["id", "key_prefix", "status", "created_at", "last_used_at", "revoked_at"]
+        # A refused text is shown again in the form: an input for times DRF fills by reading what it has just refused.
+        extra_kwargs = {"expires_at": {"style": {"input_type": "text"}}}
 
     def validate_expires_at(self, value: Any) -> Any:
         if value is not None and value <= timezone.now():

@@ -1,5 +1,6 @@
 """The browsable API, signed in by a session."""
 
+import json
 import re
 from urllib.parse import urlencode
 
@@ -45,6 +46,16 @@ def submit(browser, path, **form):
     token = csrf(browser, path)
     body = urlencode({"csrfmiddlewaretoken": token, **form})
     return browser.post(path, body, "application/x-www-form-urlencoded")
+
+
+@pytest.mark.parametrize("time", ["tomorrow", 0, ["2099-01-01"]])
+def test_it_shows_a_form_again_whose_time_is_refused(browser, time):
+    token = csrf(browser, "/proxy-api-keys/generate")
+    body = json.dumps({"expires_at": time})
+    headers = {"X-CSRFToken": token}
+    answer = browser.post("/proxy-api-keys/generate", body, "application/json", headers=headers)
+    assert answer.status_code == 400
+    assert 'name="expires_at"' in answer.content.decode()
 
 
 def test_it_makes_a_key_by_form(browser):
