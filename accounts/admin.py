@@ -132,9 +132,9 @@ class UserAdmin(BackOffice, UserModelAdmin):
         """Only a superuser hands out power: staff who may edit users must not make themselves one. And nobody takes
         away their own: somebody is always left who can."""
         power = ["is_staff", "is_superuser"]
-        if not _is_superuser(request):
-            return [*self.readonly_fields, *power, "groups", "user_permissions"]
-        return [*self.readonly_fields, "is_active", *power] if obj == request.user else list(self.readonly_fields)
+        given = [] if _is_superuser(request) else [*power, "groups", "user_permissions"]
+        own = ["is_active", *power] if obj == request.user else []
+        return [*self.readonly_fields, *given, *own]
 
     def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         if obj is not None and obj.is_superuser and not _is_superuser(request):

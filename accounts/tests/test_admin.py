@@ -298,6 +298,15 @@ def test_nobody_takes_away_their_own_power(staff, owner):
     assert not owner.is_active
 
 
+def test_nobody_disables_themselves_by_the_form(clerk, owner):
+    for user in (clerk.user, owner):
+        body = {"email": user.email, "plan": "free", "name": "Off"}
+        assert clerk.post(f"/admin/accounts/user/{user.pk}/change/", body).status_code == 302
+        user.refresh_from_db()
+    assert (clerk.user.name, clerk.user.is_active) == ("Off", True)
+    assert not owner.is_active
+
+
 @pytest.mark.parametrize(("model", "action"), [("user", "disable"), ("user", "revoke_keys"), ("proxykey", "revoke")])
 def test_it_asks_before_it_takes_something_away(staff, owner, make_key, model, action):
     key = make_key(owner)
