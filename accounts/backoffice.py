@@ -4,6 +4,7 @@ model."""
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from django.core.exceptions import ValidationError
 from django.db.models import JSONField, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import reverse
+from django.urls import NoReverseMatch, reverse
 
 from accounts.epoch import EpochNotPublished
 from accounts.hashers import HashingBusy
@@ -101,7 +102,8 @@ class BackOffice(Mixin):
         except EpochNotPublished as error:
             return self.explain(request, error)
         if request.POST.get(_ONE) and isinstance(response, HttpResponseRedirect):
-            return HttpResponseRedirect(self._page_of(request.POST[_ONE]))
+            with suppress(NoReverseMatch):  # no row has a line break in its id
+                return HttpResponseRedirect(self._page_of(request.POST[_ONE]))
         return response
 
     def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:

@@ -346,8 +346,9 @@ def test_it_comes_back_to_the_page_where_the_button_was(staff, owner, make_key):
     assert act(staff, "proxykey", "revoke", key, one=str(key.pk)).headers["Location"] == page
 
 
-def test_it_stays_at_the_list_where_no_row_is_named(staff, owner):
-    answer = act(staff, "user", "enable", owner, one="")
+@pytest.mark.parametrize("one", ["", "a\nb"])
+def test_it_stays_at_the_list_where_no_row_is_named(staff, owner, one):
+    answer = act(staff, "user", "enable", owner, one=one)
     assert (answer.status_code, answer.headers["Location"]) == (302, "/admin/accounts/user/")
 
 
