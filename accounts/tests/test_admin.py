@@ -68,6 +68,7 @@ def test_it_shows_no_hash_on_any_page(staff, owner, make_key, model, page):
         ("proxykey", "user__password__startswith"),
         ("user", "password__startswith"),
         ("signin", "user__password__startswith"),
+        ("signin", "jti__startswith"),
     ],
 )
 def test_it_cannot_be_asked_how_a_hash_begins(staff, owner, model, lookup):
