@@ -271,10 +271,13 @@ def _is_narrowed_list(request: HttpRequest) -> bool:
 
 
 def _check_chosen(request: HttpRequest) -> None:
-    """BadRequest if what was chosen for an action cannot be the id of a row: Django would ask the database for it."""
+    """BadRequest if what was chosen for an action cannot be the id of a row: Django would ask the database for it. Nor
+    is a row copied by a page that has no button for it, which Django does not ask either."""
     model_admin = getattr(request.resolver_match and request.resolver_match.func, "model_admin", None)
     if request.method != "POST" or model_admin is None:
         return
+    if "_saveasnew" in request.POST and not model_admin.save_as:
+        raise BadRequest("Rows are not copied here.")
     try:
         for id in request.POST.getlist(ACTION_CHECKBOX_NAME):
             model_admin.opts.pk.clean(id, None)

@@ -249,6 +249,11 @@ def test_the_back_office_finds_no_row_by_a_field_without_a_name(staff, page):
     assert session_of(staff).get(f"/admin/accounts/user/{staff.pk}/{page}?_to_field=").status_code == 400
 
 
+def test_the_back_office_makes_no_copy_of_a_row(staff):
+    answer = session_of(staff).post("/admin/accounts/plan/free/change/", {"_saveasnew": "1", "name": "Free"})
+    assert answer.status_code == 400
+
+
 @pytest.mark.parametrize("id", ["1", "9" * 30, "x"])
 def test_the_back_office_leads_to_no_page_of_a_row_elsewhere(staff, id):
     for kind in ContentType.objects.values_list("pk", flat=True):
