@@ -16,8 +16,8 @@ from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.views.main import ERROR_FLAG
 from django.contrib.auth import REDIRECT_FIELD_NAME, logout
 from django.contrib.auth.signals import user_login_failed
-from django.core.exceptions import BadRequest, ValidationError
-from django.db import DataError, IntegrityError, transaction
+from django.core.exceptions import BadRequest, FieldDoesNotExist, ValidationError
+from django.db import DataError, IntegrityError, NotSupportedError, ProgrammingError, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, URLResolver, path, reverse
@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 _SALT = "staff.salt"  # in the session, until the new app has shown a right code
 _WRONG = "That code is not right, or was used already. After wrong ones you must wait a little longer each time."
 
+
+# What Django and the database say to a look-up that makes no sense: a year, a range of one, a NUL, text in a number.
+_NOT_TO_BE_LOOKED_FOR = (ValueError, OverflowError, IndexError, DataError, ProgrammingError, NotSupportedError)
 
 # What hands out power, takes it away, or cannot be undone: pages by the names of their URLs, and actions.
 DANGEROUS = frozenset(
@@ -108,7 +111,9 @@ class StaffSite(admin.AdminSite):
             _check_chosen(request)
             try:
                 response: HttpResponse = inner(request, *args, **kwargs)
-            except (ValueError, OverflowError, DataError) as error:
+            except FieldDoesNotExist as error:  # Django does not check an empty `_to_field`
+                raise BadRequest("There is no such field.") from error
+            except _NOT_TO_BE_LOOKED_FOR as error:
                 if not _is_narrowed_list(request):
                     raise
                 logger.warning("a list could not be narrowed as asked: %s", type(error).__name__)
@@ -125,12 +130,14 @@ class StaffSite(admin.AdminSite):
             raise BadRequest("There is nothing to choose from.") from error
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
+        """Without Django's way to the page of a row on the site: none has one."""
+        urls = [url for url in super().get_urls() if getattr(url, "name", None) != "view_on_site"]
         return [
             path("second-factor/", self._door(self.second_factor), name="second_factor"),
             path("second-factor/enrol/", self._door(self.enrol), name="enrol"),
             path("second-factor/again/", self._door(self.again), name="again"),
             path("second-factor/manage/", self.admin_view(self.manage), name="manage_second_factor"),
-            *super().get_urls(),
+            *urls,
         ]
 
     def _door(self, view: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
@@ -252,20 +259,25 @@ def needs_second_factor(request: HttpRequest) -> bool:
 def _is_dangerous(request: HttpRequest) -> bool:
     if request.method != "POST" or request.resolver_match is None:
         return False
-    return request.resolver_match.url_name in DANGEROUS or request.POST.get("action") in DANGEROUS_ACTIONS
+    # All that were sent: Django runs the one that `index` says, which need not be the last.
+    actions = request.POST.getlist("action")
+    return request.resolver_match.url_name in DANGEROUS or not DANGEROUS_ACTIONS.isdisjoint(actions)
 
 
 def _is_narrowed_list(request: HttpRequest) -> bool:
     """Whether its query string may be what is wrong: Django finds most of what cannot be looked for, and not all."""
     is_list = request.resolver_match is not None and (request.resolver_match.url_name or "").endswith("_changelist")
-    return is_list and request.method == "GET" and bool(request.GET.keys() - {ERROR_FLAG})
+    return is_list and request.method in ("GET", "HEAD") and bool(request.GET.keys() - {ERROR_FLAG})
 
 
 def _check_chosen(request: HttpRequest) -> None:
-    """BadRequest if what was chosen for an action cannot be the id of a row: Django would ask the database for it."""
+    """BadRequest if what was chosen for an action cannot be the id of a row: Django would ask the database for it. Nor
+    is a row copied by a page that has no button for it, which Django does not ask either."""
     model_admin = getattr(request.resolver_match and request.resolver_match.func, "model_admin", None)
     if request.method != "POST" or model_admin is None:
         return
+    if "_saveasnew" in request.POST and not model_admin.save_as:
+        raise BadRequest("Rows are not copied here.")
     try:
         for id in request.POST.getlist(ACTION_CHECKBOX_NAME):
             model_admin.opts.pk.clean(id, None)

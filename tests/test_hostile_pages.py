@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings as configured
+from django.contrib.contenttypes.models import ContentType
 from django.db import DatabaseError, OperationalError, connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -227,6 +228,36 @@ def test_the_back_office_takes_sql_for_text_in_every_parameter(path, staff):
 )
 def test_the_back_office_says_that_it_cannot_look_for_that(staff, query):
     assert session_of(staff).get(f"/admin/audit/event/?{query}", follow=True).status_code == 200
+    assert session_of(staff).head(f"/admin/audit/event/?{query}", follow=True).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "accounts/plan/?epoch__range=1",
+        "accounts/plan/?epoch__range=123",
+        "axes/accesslog/?id__range=1",
+        "accounts/proxykey/?allowed_models__contains=1",
+    ],
+)
+def test_the_back_office_looks_for_nothing_that_the_database_cannot(staff, page):
+    assert session_of(staff).get(f"/admin/{page}", follow=True).status_code == 200
+
+
+@pytest.mark.parametrize("page", ["change/", "delete/"])
+def test_the_back_office_finds_no_row_by_a_field_without_a_name(staff, page):
+    assert session_of(staff).get(f"/admin/accounts/user/{staff.pk}/{page}?_to_field=").status_code == 400
+
+
+def test_the_back_office_makes_no_copy_of_a_row(staff):
+    answer = session_of(staff).post("/admin/accounts/plan/free/change/", {"_saveasnew": "1", "name": "Free"})
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("id", ["1", "9" * 30, "x"])
+def test_the_back_office_leads_to_no_page_of_a_row_elsewhere(staff, id):
+    for kind in ContentType.objects.values_list("pk", flat=True):
+        assert session_of(staff).get(f"/admin/r/{kind}/{id}/").status_code == 404
 
 
 FIELDS = ["authorization", "x-api-key", "user-agent", "cookie", "x-forwarded-for", "x-request-id", "referer", "origin"]

@@ -118,6 +118,7 @@ class ProxyRequestAdmin(ShippedAdmin):
             return None
         if row is not None:
             log_pages.name_people([row])
+            row.shows_keys = request.user.has_perm("vault.view_apikey")
         return row
 
     # --- Columns ------------------------------------------------------------------------------------
@@ -170,15 +171,17 @@ class ProxyRequestAdmin(ShippedAdmin):
 
     @admin.display(description="Provider key")
     def provider_key(self, row: ProxyRequest) -> SafeString | str:
-        return "-" if row.api_key_id is None else _key_link(ApiKey, row.api_key_id)
+        if row.api_key_id is None or not row.shows_keys:
+            return str(row.api_key_id or "-")
+        return _key_link(ApiKey, row.api_key_id)
 
     @admin.display(description="Tried in order")
     def tries(self, row: ProxyRequest) -> SafeString | str:
-        """Each with its key, by one query for all of them."""
+        """Each with its key, by one query for all of them; only its id to who may not see keys."""
         if not row.attempts:
             return "once"
         ids = {attempt["api_key_id"] for attempt in row.attempts} - {None}
-        keys = ApiKey.objects.in_bulk([UUID(id) for id in ids])
+        keys = ApiKey.objects.in_bulk([UUID(id) for id in ids]) if row.shows_keys else None
         lines = ({**attempt, "key": _key_shown(keys, attempt["api_key_id"])} for attempt in row.attempts)
         shown = "<li>{provider}/{model}, {key}: <b>{result}</b> ({status}), {ms} ms</li>"
         return format_html("<ol>{}</ol>", mark_safe("".join(format_html(shown, **line) for line in lines)))  # noqa: S308
@@ -253,9 +256,11 @@ class ProxyRequestAdmin(ShippedAdmin):
         return export.Download(pieces(rows), content_type=content_type, headers=headers)
 
 
-def _key_shown(keys: dict[UUID, ApiKey], id: str | None) -> SafeString | str:
+def _key_shown(keys: dict[UUID, ApiKey] | None, id: str | None) -> SafeString | str:
     if id is None:
         return "no key"
+    if keys is None:
+        return id
     key = keys.get(UUID(id))
     if key is None:
         return format_html("{} (gone)", id)

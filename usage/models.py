@@ -117,6 +117,7 @@ class ProxyRequest(models.Model):
     objects: ClassVar[ProxyRequestQuerySet] = ProxyRequestQuerySet.as_manager()  # type: ignore[assignment]
 
     email: str  # of its user; set by who lists rows for staff
+    shows_keys: bool  # whether its page may say more of provider keys than their ids; set likewise
 
     class Meta:
         db_table = "proxy_requests"

@@ -66,6 +66,7 @@ class ApiKeyAdmin(BackOffice, ApiKeyModelAdmin):
     list_select_related = ["user"]
     search_fields = ["user__email", "label"]
     search_help_text = "The owner's e-mail address, or a label."
+    secrets = frozenset({"encrypted_key", "iv", "fingerprint"})
     date_hierarchy = "created_at"
     actions = ["test_now", "mark_invalid", "move"]
     show_full_result_count = False

@@ -68,6 +68,7 @@ def test_it_shows_no_hash_on_any_page(staff, owner, make_key, model, page):
         ("proxykey", "user__password__startswith"),
         ("user", "password__startswith"),
         ("signin", "user__password__startswith"),
+        ("signin", "jti__startswith"),
     ],
 )
 def test_it_cannot_be_asked_how_a_hash_begins(staff, owner, model, lookup):
@@ -298,6 +299,15 @@ def test_nobody_takes_away_their_own_power(staff, owner):
     assert not owner.is_active
 
 
+def test_nobody_disables_themselves_by_the_form(clerk, owner):
+    for user in (clerk.user, owner):
+        body = {"email": user.email, "plan": "free", "name": "Off"}
+        assert clerk.post(f"/admin/accounts/user/{user.pk}/change/", body).status_code == 302
+        user.refresh_from_db()
+    assert (clerk.user.name, clerk.user.is_active) == ("Off", True)
+    assert not owner.is_active
+
+
 @pytest.mark.parametrize(("model", "action"), [("user", "disable"), ("user", "revoke_keys"), ("proxykey", "revoke")])
 def test_it_asks_before_it_takes_something_away(staff, owner, make_key, model, action):
     key = make_key(owner)
@@ -337,8 +347,9 @@ def test_it_comes_back_to_the_page_where_the_button_was(staff, owner, make_key):
     assert act(staff, "proxykey", "revoke", key, one=str(key.pk)).headers["Location"] == page
 
 
-def test_it_stays_at_the_list_where_no_row_is_named(staff, owner):
-    answer = act(staff, "user", "enable", owner, one="")
+@pytest.mark.parametrize("one", ["", "a\nb"])
+def test_it_stays_at_the_list_where_no_row_is_named(staff, owner, one):
+    answer = act(staff, "user", "enable", owner, one=one)
     assert (answer.status_code, answer.headers["Location"]) == (302, "/admin/accounts/user/")
 
 

@@ -5,6 +5,7 @@ import time
 import pytest
 from django.contrib.auth.models import Group
 
+from accounts.models import User
 from staff.tests.conftest import code
 
 ADD = {"name": "helpers"}
@@ -66,6 +67,16 @@ def test_it_asks_before_each_of_these(member, signed_in, later, path, posted):
     later()
     answer = browser.post(path.format(pk=member.pk), posted)
     assert answer.headers["Location"].startswith("/admin/second-factor/again/")
+
+
+def test_it_asks_whichever_of_several_actions_is_the_dangerous_one(member, teammate, signed_in, later):
+    """Django takes the one that `index` says."""
+    browser = signed_in(member)
+    later()
+    body = {"action": ["disable", "enable"], "index": "0", "_selected_action": str(teammate.pk), "confirmed": "yes"}
+    answer = browser.post("/admin/accounts/user/", body)
+    assert answer.headers["Location"].startswith("/admin/second-factor/again/")
+    assert User.objects.get(pk=teammate.pk).is_active
 
 
 def test_it_never_asks_where_the_operator_says_so(member, signed_in, later, settings):

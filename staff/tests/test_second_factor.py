@@ -298,6 +298,10 @@ def test_no_page_shows_what_makes_a_code(member, teammate, signed_in):
         assert own.salt not in text and own.secret_text not in text
 
 
+def test_it_cannot_be_asked_how_a_salt_begins(member, signed_in):
+    assert signed_in(member).get("/admin/staff/authenticator/?salt__startswith=a").status_code == 400
+
+
 def test_only_a_superuser_resets_a_superusers(member, teammate, signed_in):
     own = Authenticator.objects.create(user=member, salt=new_salt())
     User.objects.filter(pk=teammate.pk).update(is_staff=True)

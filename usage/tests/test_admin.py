@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 from django.contrib.admin import site
+from django.contrib.auth.models import Group
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
@@ -177,6 +178,19 @@ def test_it_shows_every_attempt_in_as_many_queries_as_two(staff, owner, django_a
     assert page.count("<b>&lt;b&gt;</b> (429)") == tries
     assert all(f"/admin/vault/apikey/{key.pk}/change/" in page for key in keys)
     assert f"{tries} attempts" in staff.get(LOG).text
+
+
+@pytest.mark.parametrize(("role", "sees"), [("support", True), ("billing", False)])
+def test_it_shows_a_requests_keys_to_who_may_see_keys(client, owner, role, sees):
+    key = store_key(owner.pk, "openai", "main", Secret("sk-" + secrets.token_hex(20)))
+    attempts = [Attempt("openai", f"m{n}", key.pk, "ok", 200, n) for n in range(2)]
+    id = record(user_id=owner.pk, api_key_id=key.pk, attempts=attempts)
+    clerk = User.objects.create(email="clerk@example.com", is_staff=True)
+    clerk.groups.add(Group.objects.get(name=role))
+    client.force_login(clerk)
+    page = client.get(f"{LOG}{id}/change/").text
+    assert str(key.pk) in page
+    assert (key.masked in page) == (f"/admin/vault/apikey/{key.pk}/change/" in page) == sees
 
 
 @pytest.mark.parametrize("few", [0, 50])

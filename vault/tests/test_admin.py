@@ -45,6 +45,12 @@ def test_no_page_shows_a_secret(staff, stored) -> None:
         assert secret not in shown
 
 
+@pytest.mark.parametrize("lookup", ["encrypted_key__startswith", "encrypted_key__gte", "iv", "fingerprint__contains"])
+def test_it_cannot_be_asked_how_a_ciphertext_begins(staff, stored, lookup) -> None:
+    stored()
+    assert staff.get(f"{LIST}?{lookup}=a").status_code == 400
+
+
 def test_nothing_but_label_priority_and_validity_can_be_edited(staff, stored) -> None:
     html = staff.get(page(stored())).content.decode()
     form = html[html.index('id="apikey_form"') :]
