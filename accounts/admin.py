@@ -20,7 +20,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from accounts import keys, mail
-from accounts.backoffice import BackOffice, confirmed
+from accounts.backoffice import BackOffice, confirmed, is_superuser
 from accounts.epoch import EpochNotPublished
 from accounts.hashers import HashingBusy
 from accounts.models import Plan, ProxyKey, SignIn, User
@@ -132,17 +132,17 @@ class UserAdmin(BackOffice, UserModelAdmin):
         """Only a superuser hands out power: staff who may edit users must not make themselves one. And nobody takes
         away their own: somebody is always left who can."""
         power = ["is_staff", "is_superuser"]
-        given = [] if _is_superuser(request) else [*power, "groups", "user_permissions"]
+        given = [] if is_superuser(request) else [*power, "groups", "user_permissions"]
         own = ["is_active", *power] if obj == request.user else []
         return [*self.readonly_fields, *given, *own]
 
     def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
-        if obj is not None and obj.is_superuser and not _is_superuser(request):
+        if obj is not None and obj.is_superuser and not is_superuser(request):
             return False  # a new password for a superuser would make them one
         return super().has_change_permission(request, obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
-        if obj is not None and (obj == request.user or (obj.is_superuser and not _is_superuser(request))):
+        if obj is not None and (obj == request.user or (obj.is_superuser and not is_superuser(request))):
             return False
         return super().has_delete_permission(request, obj)
 
@@ -226,10 +226,6 @@ class UserAdmin(BackOffice, UserModelAdmin):
         """A role that may not change users acts on those who are no staff."""
         may = self.has_change_permission
         return [user for user in queryset if may(request, user) or not (user.is_staff or user.is_superuser)]
-
-
-def _is_superuser(request: HttpRequest) -> bool:
-    return bool(getattr(request.user, "is_superuser", False))
 
 
 class StatusFilter(admin.SimpleListFilter):

@@ -62,9 +62,18 @@ class Chooser(AutocompleteSelect):
             return super().optgroups(name, [], attr)
 
 
+def is_superuser(request: HttpRequest) -> bool:
+    return bool(getattr(request.user, "is_superuser", False))
+
+
+def _within_reach(request: HttpRequest, row: Any) -> bool:
+    owner = getattr(row, "user", None)
+    return owner is None or not owner.is_superuser or is_superuser(request)
+
+
 class BackOffice(Mixin):
     """Buttons for its actions on the page of one row. A change that was saved but not published, or refused for load,
-    is a message there, not an error page."""
+    is a message there, not an error page. What is a superuser's is changed, deleted and added to by superusers."""
 
     formfield_overrides = {JSONField: {"form_class": ListField, "decoder": Decoder}}
     secrets: frozenset[str] = frozenset()  # columns that nobody filters by
@@ -77,7 +86,15 @@ class BackOffice(Mixin):
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         if db_field.name in self.get_autocomplete_fields(request):
             kwargs["widget"] = Chooser(db_field, self.admin_site)
+        if db_field.name == "user" and not is_superuser(request):
+            kwargs["queryset"] = db_field.related_model.objects.filter(is_superuser=False)
         return super().formfield_for_foreignkey(db_field, request, **kwargs)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return _within_reach(request, obj) and super().has_change_permission(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return _within_reach(request, obj) and super().has_delete_permission(request, obj)
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         return None if "\0" in object_id else super().get_object(request, object_id, from_field)

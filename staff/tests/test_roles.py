@@ -196,6 +196,29 @@ def test_no_role_acts_on_a_superuser_nor_the_small_ones_on_staff(browser, role, 
 
 
 @pytest.mark.parametrize("role", ["admin"])
+@pytest.mark.parametrize(
+    ("page", "body"),
+    [
+        ("accounts/proxykey", {"name": "a key", "allowed_models": "[]", "ip_allowlist": "[]"}),
+        ("proxy/modelalias", {"name": "best", "targets": '["gpt-4o"]'}),
+    ],
+)
+def test_no_role_adds_to_what_is_a_superusers(browser, owner, role, page, body):
+    root = User.objects.create(email="root@example.com", is_staff=True, is_superuser=True)
+    for user in (root, owner):
+        browser.post(f"/admin/{page}/add/", {**body, "user": user.pk})
+    assert [row.user for row in apps.get_model(page.replace("/", "."))._default_manager.all()] == [owner]
+
+
+@pytest.mark.parametrize("role", ["admin"])
+@pytest.mark.parametrize("page", ["accounts/proxykey", "vault/apikey"])
+@pytest.mark.parametrize("what", ["change", "delete"])
+def test_no_role_changes_or_deletes_what_is_a_superusers(browser, rows, owner, role, page, what):
+    User.objects.filter(pk=owner.pk).update(is_superuser=True)
+    assert browser.post(f"/admin/{page}/{rows[page].pk}/{what}/", {"post": "yes"}).status_code == 403
+
+
+@pytest.mark.parametrize("role", ["admin"])
 def test_no_role_hands_out_power(browser, owner, role):
     body = {"email": owner.email, "plan": "free", "is_active": "on", "is_staff": "on", "groups": ["1", "2", "3", "4"]}
     browser.post(f"/admin/accounts/user/{owner.pk}/change/", body)
