@@ -96,6 +96,10 @@ class BackOffice(Mixin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return _within_reach(request, obj) and super().has_delete_permission(request, obj)
 
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """No link fills a form in: Django would take any text for a time."""
+        return {}
+
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         return None if "\0" in object_id else super().get_object(request, object_id, from_field)
 

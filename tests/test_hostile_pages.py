@@ -244,6 +244,11 @@ def test_the_back_office_looks_for_nothing_that_the_database_cannot(staff, page)
     assert session_of(staff).get(f"/admin/{page}", follow=True).status_code == 200
 
 
+@pytest.mark.parametrize("page", ["accounts/proxykey/add/?expires_at=x", "usage/price/add/?valid_from=x"])
+def test_the_back_office_fills_in_no_form_by_a_link(page, staff):
+    assert session_of(staff).get(f"/admin/{page}").status_code == 200
+
+
 @pytest.mark.parametrize("page", ["change/", "delete/"])
 def test_the_back_office_finds_no_row_by_a_field_without_a_name(staff, page):
     assert session_of(staff).get(f"/admin/accounts/user/{staff.pk}/{page}?_to_field=").status_code == 400
