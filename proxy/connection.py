@@ -343,7 +343,8 @@ class Connection(asyncio.BufferedProtocol):
                     return
                 if left is None:
                     if piece:  # an empty chunk would end the body
-                        self._transport.writelines((b"%x\r\n" % len(piece), piece, b"\r\n"))
+                        # Not `writelines`: asyncio's own transport of Python 3.13.0 pauses nobody for it.
+                        self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
                 else:
                     left -= len(piece)
                     if left < 0:
