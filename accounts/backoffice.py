@@ -71,17 +71,26 @@ def _within_reach(request: HttpRequest, row: Any) -> bool:
     return owner is None or not owner.is_superuser or is_superuser(request)
 
 
-class BackOffice(Mixin):
-    """Buttons for its actions on the page of one row. A change that was saved but not published, or refused for load,
-    is a message there, not an error page. What is a superuser's is changed, deleted and added to by superusers."""
+class QueryGuard(Mixin):
+    """What a query string may not do: read a secret by its beginnings, or fill in a form."""
 
-    formfield_overrides = {JSONField: {"form_class": ListField, "decoder": Decoder}}
     secrets: frozenset[str] = frozenset()  # columns that nobody filters by
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:  # type: ignore[override]
         if lookup.partition("__")[0] in self.secrets or "password" in lookup:
             return False  # a filter by the beginning of a hash reads it, one character at a time
         return super().lookup_allowed(lookup, value, request)
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """Nothing: Django would take any text for a time."""
+        return {}
+
+
+class BackOffice(QueryGuard):
+    """Buttons for its actions on the page of one row. A change that was saved but not published, or refused for load,
+    is a message there, not an error page. What is a superuser's is changed, deleted and added to by superusers."""
+
+    formfield_overrides = {JSONField: {"form_class": ListField, "decoder": Decoder}}
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         if db_field.name in self.get_autocomplete_fields(request):
@@ -95,10 +104,6 @@ class BackOffice(Mixin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return _within_reach(request, obj) and super().has_delete_permission(request, obj)
-
-    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
-        """No link fills a form in: Django would take any text for a time."""
-        return {}
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         return None if "\0" in object_id else super().get_object(request, object_id, from_field)

@@ -235,7 +235,6 @@ def decode_embeddings(body: bytes) -> Call:
 def decode_responses(body: bytes) -> Call:
     """https://platform.openai.com/docs/api-reference/responses/create. A prompt template may name the model."""
     request = _responses(body)
-    content = bytes(request.input)
     nameless = request.model is None and request.models is msgspec.UNSET and bytes(request.prompt)
     model, fallbacks = ("", None) if nameless else _models(request.model, request.models)
     if request.max_output_tokens is not None and not 0 <= request.max_output_tokens <= MOST_OUTPUT:
@@ -247,13 +246,14 @@ def decode_responses(body: bytes) -> Call:
             param="background",
             code="unsupported_parameter",
         )
+    asked = bytes(request.input)
     return Call(
         model=model,
         fallbacks=fallbacks,
         stream=bool(request.stream),
         include_usage=True,
         max_output=request.max_output_tokens,
-        tokens_input=(input_tokens(content) if content else 0) + len(bytes(request.instructions)) // 4,
+        tokens_input=(input_tokens(asked) if asked else 0) + len(bytes(request.instructions)) // 4,
         tokens_output=request.max_output_tokens if request.max_output_tokens is not None else DEFAULT_OUTPUT,
         one_tool_call=request.parallel_tool_calls is False,
     )

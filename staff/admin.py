@@ -8,6 +8,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from accounts.backoffice import QueryGuard, is_superuser
 from audit.models import Action
 from audit.trail import record_each
 from staff.models import Authenticator, RecoveryCode
@@ -19,7 +20,7 @@ else:
 
 
 @admin.register(Authenticator)
-class AuthenticatorAdmin(AuthenticatorModelAdmin):
+class AuthenticatorAdmin(QueryGuard, AuthenticatorModelAdmin):
     """To delete one is to reset it: its owner sets up a new one at the next sign-in."""
 
     list_display = ["user", "created_at", "last_used_at", "throttling_failure_count"]
@@ -28,11 +29,7 @@ class AuthenticatorAdmin(AuthenticatorModelAdmin):
     show_full_result_count = False
     readonly_fields = ["user", "created_at", "last_used_at", "throttling_failure_count", "codes_left"]
     fields = tuple(readonly_fields)
-
-    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:  # type: ignore[override]
-        if lookup.partition("__")[0] == "salt":
-            return False  # a filter by its beginning reads it, one character at a time
-        return super().lookup_allowed(lookup, value, request)
+    secrets = frozenset({"salt"})
 
     @admin.display(description="recovery codes left")
     def codes_left(self, own: Authenticator) -> int:
@@ -45,7 +42,7 @@ class AuthenticatorAdmin(AuthenticatorModelAdmin):
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Authenticator | None = None) -> bool:
-        if obj is not None and obj.user.is_superuser and not getattr(request.user, "is_superuser", False):
+        if obj is not None and obj.user.is_superuser and not is_superuser(request):
             return False
         return super().has_delete_permission(request, obj)
 

@@ -19,7 +19,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
-from accounts.backoffice import BackOffice
+from accounts.backoffice import QueryGuard
 from accounts.ids import made_at
 from accounts.keys import PREFIX
 from accounts.models import ProxyKey, User
@@ -334,13 +334,12 @@ class UsageHourAdmin(ShippedAdmin):
 
 
 @admin.register(Price)
-class PriceAdmin(PriceModelAdmin):
+class PriceAdmin(QueryGuard, PriceModelAdmin):
     list_display = ["provider", "model", "input", "output", "book", "valid_from", "until", "holds", "note"]
     list_filter = ["provider"]
     search_fields = ["model", "note"]
     date_hierarchy = "valid_from"
     actions = None  # deleting many would ask for each whether it may
-    get_changeform_initial_data = BackOffice.get_changeform_initial_data
     fieldsets = [
         (
             None,
