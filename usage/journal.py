@@ -5,12 +5,14 @@ disk (sync, making and sealing segments) is done by a thread. Knows no database;
 written here.
 
 A segment's space is reserved before it is used, so that whatever was admitted can be recorded although the disk has
-filled up meanwhile. That holds on file systems that write in place; a copy-on-write one may still refuse.
+filled up meanwhile. That holds on file systems that write in place; there a segment is mapped into memory, and a record
+costs no call of the system (docs/decisions/0013). A copy-on-write one may still refuse, which only `pwrite` can tell.
 """
 
 import contextlib
 import fcntl
 import logging
+import mmap
 import os
 import secrets
 import threading
@@ -27,6 +29,8 @@ __all__ = ["Attempt", "Begin", "BeginTemplate", "End", "Journal", "JournalFull"]
 logger = logging.getLogger(__name__)
 
 SEGMENT_MIN = 16 * RECORD_MAX
+# File systems on which reserved space is written in place: a page of it can always be.
+IN_PLACE = frozenset({"ext4", "xfs", "tmpfs"})
 
 
 class JournalFull(Exception):
@@ -37,6 +41,7 @@ class JournalFull(Exception):
 class _Segment:
     path: Path
     fd: int
+    memory: mmap.mmap | None  # None: written by calls of the system
     length: int = 0
     synced: int = 0
     since: float = 0.0
@@ -67,6 +72,7 @@ class Journal:
         self._closing = False
         self._trouble = ""
         self._lock_fd = self._directory_fd = -1
+        self._is_mapped = False
         self._thread: threading.Thread | None = None
 
     def open(self) -> None:
@@ -74,6 +80,7 @@ class Journal:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory.chmod(0o700)
         self._directory_fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._is_mapped = file_system(self._directory_fd) in IN_PLACE
         self.writer = secrets.token_hex(8)
         self._lock_fd = self._take_lock()
         self._closing = False
@@ -98,7 +105,7 @@ class Journal:
             self._open.clear()
         self._seal_retired()
         for spare in unused:
-            os.close(spare.fd)
+            _release(spare)
             spare.path.unlink(missing_ok=True)
         (self.directory / f"{self.writer}.lock").unlink(missing_ok=True)
         os.close(self._lock_fd)
@@ -163,6 +170,10 @@ class Journal:
         if current is None or current.length >= self._usable:
             current = self._roll()
         at, size = current.length, len(record)
+        if current.memory is not None:
+            current.memory[at : at + size] = record
+            current.length = at + size
+            return
         # Counted before it is written: what a failed write leaves behind must not be overwritten in part.
         current.length = at + size
         written = os.pwrite(current.fd, record, at)
@@ -216,6 +227,8 @@ class Journal:
             length = current.length
             os.fdatasync(current.fd)
             current.synced = length
+            if current.memory is not None:  # full pages stay in the kernel's cache, and leave our account
+                current.memory.madvise(mmap.MADV_DONTNEED, 0, length - length % mmap.PAGESIZE)
 
     def _seal_retired(self) -> None:
         while self._retired:
@@ -227,7 +240,7 @@ class Journal:
             except FileNotFoundError:
                 logger.critical("Somebody removed %s while it was written; what was in it is lost.", segment.path)
             self._retired.popleft()  # first: a close that fails has closed it, and its number may be another file's
-            os.close(segment.fd)
+            _release(segment)
 
     def _make_spares(self) -> None:
         """Two more than the open exchanges need: the disk may take a while for the next ones."""
@@ -243,16 +256,17 @@ class Journal:
     def _make_segment(self) -> _Segment:
         path = self.directory / f"{self.writer}-{self._made:08d}.open"
         temporary = path.with_suffix(".tmp")  # may be there: a disk that fails can also refuse to remove it
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(fd, 0, self._segment_bytes)
+            memory = mmap.mmap(fd, self._segment_bytes) if self._is_mapped else None
             temporary.rename(path)
         except BaseException:
             os.close(fd)
             temporary.unlink(missing_ok=True)
             raise
         self._made += 1
-        return _Segment(path, fd)
+        return _Segment(path, fd, memory)
 
     def _take_lock(self) -> int:
         """Held for life and never touched again: a writer whose lock can be taken is dead."""
@@ -270,3 +284,21 @@ class Journal:
                 temporary.unlink()
             raise
         return fd
+
+
+def _release(segment: _Segment) -> None:
+    if segment.memory is not None:
+        segment.memory.close()
+    os.close(segment.fd)
+
+
+def file_system(fd: int) -> str:
+    """The type of the file system that a file is on, by its device; "" where nobody says (proc_pid_mountinfo(5))."""
+    device = os.fstat(fd).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+            mount, _, kind = line.partition(" - ")
+            if mount.split()[2] == number:
+                return kind.split()[0]
+    return ""

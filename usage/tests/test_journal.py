@@ -14,6 +14,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from accounts.ids import uuid7
+from usage import journal as journals
 from usage import segments
 from usage.journal import Journal, JournalFull
 from usage.records import HEAD, RECORD_MAX, Attempt, Begin, End, cut, decode, encode
@@ -209,8 +210,13 @@ def test_it_records_no_refusal_on_space_that_is_reserved_for_others(new_journal,
     journal.end(an_end(begun[0]))
 
 
-def test_it_goes_on_without_a_refusal_that_the_disk_does_not_take(new_journal, monkeypatch):
-    """On a file system that copies on write, say."""
+@pytest.fixture
+def copies_on_write(monkeypatch):
+    """Nobody can say of such a file system that reserved space can be written."""
+    monkeypatch.setattr(journals, "IN_PLACE", frozenset())
+
+
+def test_it_goes_on_without_a_refusal_that_the_disk_does_not_take(copies_on_write, new_journal, monkeypatch):
     journal = new_journal()
     with monkeypatch.context() as full:
         full.setattr(os, "pwrite", no_space)
@@ -263,6 +269,39 @@ def test_it_reuses_the_room_of_exchanges_that_ended(new_journal, directory):
     journal.close()
     assert len(list(directory.glob("*.sealed"))) > 10
     assert sum(len(read(path)[0]) for path in directory.glob("*.sealed")) == 4_000
+
+
+def test_it_records_the_same_by_calls_of_the_system(copies_on_write, new_journal, directory):
+    journal = new_journal()
+    assert journal._current is None and all(spare.memory is None for spare in journal._spares)
+    begin, end = a_begin(), an_end()
+    journal.begin(begin)
+    journal.end(end)
+    journal.close()
+
+    (path,) = directory.glob("*.sealed")
+    assert path.read_bytes() == encode(begin) + encode(end)
+
+
+def test_it_keeps_what_was_written_to_pages_that_it_gave_back(new_journal, directory):
+    journal = new_journal(sync_every=0.001)
+    wait_until(journal.room)
+    ids = [exchange(journal) for _ in range(50)]
+    wait_until(lambda: journal._current.synced == journal._current.length)
+    ids += [exchange(journal) for _ in range(50)]
+    journal.close()
+
+    (path,) = directory.glob("*.sealed")
+    assert [record.id for record in read(path)[0] if isinstance(record, End)] == ids
+
+
+@pytest.mark.parametrize(("device", "kind"), [((8, 1), "ext4"), ((0, 5), "proc"), ((9, 9), "")])
+def test_it_knows_a_file_system_by_its_device(device, kind, monkeypatch):
+    mounts = "1 0 0:5 / /proc rw - proc proc rw\n36 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n"
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: mounts)
+    monkeypatch.setattr(os, "fstat", lambda fd: os.stat_result((0, 0, os.makedev(*device), *[0] * 7)))
+
+    assert journals.file_system(0) == kind
 
 
 def test_it_seals_a_segment_by_age(new_journal, directory):
