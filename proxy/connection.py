@@ -42,6 +42,7 @@ HIGH_WATER_BYTES = 131_072 - READ_BYTES
 HIGH_WATER_CHUNKS = 4_096
 
 IDLE, HEAD, BODY, DONE, CLOSED = range(5)
+_NO_FIELDS: Mapping[bytes, bytes] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +67,33 @@ class Stream:
 class Response:
     """An answer whose head is complete. Field names are lower case, in the order received; trailers are dropped."""
 
-    # What an answer may bring stands on the class until it does: to make one of these is cheap.
-    status = 0
-    headers: Sequence[tuple[bytes, bytes]] = ()
-    fields: Mapping[bytes, bytes] = {}  # the same by name, with the last value of what stands several times
-    complete = False  # the last body byte has arrived (it may still be buffered)
-    buffered = 0  # body bytes held for the reader
-    error: UpstreamError | None = None
-    _taker: Callable[[bytes], bool] | None = None
-    _failure: Exception | None = None  # of the taker
+    __slots__ = (
+        "__weakref__",
+        "_chunks",
+        "_connection",
+        "_failure",
+        "_taker",
+        "buffered",
+        "complete",
+        "error",
+        "fields",
+        "headers",
+        "status",
+        "timeouts",
+    )
 
     def __init__(self, connection: Connection, timeouts: Timeouts) -> None:
         self.timeouts = timeouts
+        self.status = 0
+        self.headers: Sequence[tuple[bytes, bytes]] = ()
+        self.fields: Mapping[bytes, bytes] = _NO_FIELDS  # by name, with the last value of what stands several times
+        self.complete = False  # the last body byte has arrived (it may still be buffered)
+        self.buffered = 0  # body bytes held for the reader
+        self.error: UpstreamError | None = None
         self._connection: Connection | None = connection
         self._chunks: list[bytes] = []
+        self._taker: Callable[[bytes], bool] | None = None
+        self._failure: Exception | None = None  # of the taker
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a field, by its lower-case name."""

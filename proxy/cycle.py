@@ -55,19 +55,29 @@ class ClientGone(OSError):
 class Cycle:
     """From a parsed request head to the last byte of the answer."""
 
-    # What a request may change stands on the class until it does: to make one of these is cheap.
-    task: "EagerTask | asyncio.Task[None] | None" = None  # that runs it
-    disconnected = False
-    response_started = False
-    response_complete = False
-    length = 0  # of a body that was not here as a whole: in bytes, or CHUNKED
-    _unread = 0
-    _head = b""  # goes out with the first piece of the body: one write, and one packet for most answers
-    _chunked = False
-    _bodyless = False
-    _left: int | None = None  # of a declared content-length
-    _when_left: Callable[[], None] | None = None
-    _waiter: "Waiter[None] | asyncio.Future[None] | None" = None  # of `receive`
+    __slots__ = (
+        "_bodyless",
+        "_chunked",
+        "_head",
+        "_left",
+        "_news",
+        "_pieces",
+        "_protocol",
+        "_unread",
+        "_waiter",
+        "_when_left",
+        "continue_due",
+        "disconnected",
+        "flow",
+        "head",
+        "keep_alive",
+        "length",
+        "more_body",
+        "response_complete",
+        "response_started",
+        "task",
+        "transport",
+    )
 
     def __init__(self, protocol: "ProxyProtocol", head: Head, body: bytes | None, *, keep_alive: bool) -> None:
         """`body`: the whole of it, if it is here already."""
@@ -80,6 +90,15 @@ class Cycle:
         self.more_body = body is None
         self._news = body is not None  # of the body or the client, since `receive` was called
         self._pieces = [] if body is None else [body]
+        self._unread = 0
+        self.length = 0  # of a body that was not here as a whole: in bytes, or CHUNKED
+        self.task: EagerTask | asyncio.Task[None] | None = None  # that runs it
+        self._waiter: Waiter[None] | asyncio.Future[None] | None = None  # of `receive`
+        self._when_left: Callable[[], None] | None = None
+        self.disconnected = self.response_started = self.response_complete = False
+        self._head = b""  # goes out with the first piece of the body: one write, and one packet for most answers
+        self._chunked = self._bodyless = False
+        self._left: int | None = None  # of a declared content-length
 
     def run_eagerly(self, app: "ASGI3Application", scope: Any) -> None:
         """Until the application waits for the first time; it ends later."""

@@ -55,27 +55,36 @@ _STREAM_FIELDS = lines([(b"cache-control", b"no-cache"), (b"x-accel-buffering", 
 class Exchange:
     """Runs once. `stop` ends it from outside, whatever it waits for. What the record reads of it is public."""
 
-    cause = ""  # why it was stopped: client_gone, drained, deadline
-    endpoint: views.Endpoint | None = None
-    call: Call | None = None
-    route: Route | None = None  # the model whose the answer is, or the failure
-    attempts: Attempts | None = None  # set: the journal has its begin
-    decoder: Decoder | None = None
-    usage: Usage | None = None
-    error: ProxyError | None = None
-    overhead = 0.0  # seconds from the request's last byte to the call
-    first_byte_at = 0.0  # monotonic seconds
-    status = 0  # as the client was sent it
-    complete = False
-    _policy: Policy | None = None
-    _ask: Ask | None = None
-    _sent: bytes | Upload = b""  # the request's body
-    _arrived = 0.0  # when all of that was here
-    _is_event_stream = False  # as its provider answered
-    _limits = b""  # what the answer's head says of them
-    _passed: Headers = []  # what of the provider's head the client is told
-    _cost: Decimal | None = None  # US dollars; known at the end
-    _ended = False
+    __slots__ = (
+        "_arrived",
+        "_ask",
+        "_body",
+        "_caller",
+        "_cost",
+        "_cycle",
+        "_ended",
+        "_is_event_stream",
+        "_limits",
+        "_passed",
+        "_policy",
+        "_request_id",
+        "_runtime",
+        "_sent",
+        "attempts",
+        "began",
+        "call",
+        "cause",
+        "complete",
+        "decoder",
+        "endpoint",
+        "error",
+        "first_byte_at",
+        "id",
+        "overhead",
+        "route",
+        "status",
+        "usage",
+    )
 
     def __init__(self, runtime: Runtime, cycle: Cycle) -> None:
         self._runtime = runtime
@@ -85,6 +94,27 @@ class Exchange:
         self.began = time.monotonic()
         self.id = uuid7()
         self._request_id = text_of(self.id)
+        self.cause = ""  # why it was stopped: client_gone, drained, deadline
+        self.endpoint: views.Endpoint | None = None
+        self.call: Call | None = None
+        self.route: Route | None = None  # the model whose the answer is, or the failure
+        self.attempts: Attempts | None = None  # set: the journal has its begin
+        self.decoder: Decoder | None = None
+        self.usage: Usage | None = None
+        self.error: ProxyError | None = None
+        self.overhead = 0.0  # seconds from the request's last byte to the call
+        self.first_byte_at = 0.0  # monotonic seconds
+        self.status = 0  # as the client was sent it
+        self.complete = False
+        self._policy: Policy | None = None
+        self._ask: Ask | None = None
+        self._sent: bytes | Upload = b""  # the request's body
+        self._arrived = 0.0  # when all of that was here
+        self._is_event_stream = False  # as its provider answered
+        self._limits = b""  # what the answer's head says of them
+        self._passed: Headers = []  # what of the provider's head the client is told
+        self._cost: Decimal | None = None  # US dollars; known at the end
+        self._ended = False
 
     def _read_head(self, cycle: Cycle) -> Caller:
         caller = cycle.head.notes = Caller(self._runtime, cycle.head.scope)

@@ -54,6 +54,7 @@ CONNECT_TRIES = 3
 MAX_ERROR_BODY = 64 << 10
 # Attempts that a row tells of: the first ones, and the last.
 MOST_TOLD = 16
+_NOWHERE: frozenset[Origin] = frozenset()
 
 
 class Outgoing(msgspec.Struct):
@@ -71,22 +72,37 @@ Prepare = Callable[[Lane], Outgoing]
 class Attempts:
     """Tries models in order, and the keys of each one's provider; says how far that came."""
 
-    _failure: ProxyError | None = None
-    _trail: Sequence[Attempt] = ()  # what has come to nothing
-    _since = 0.0  # when the attempt under way began, monotonic seconds; 0: there is none
-    _waits: Sequence[int | None] = ()  # that providers asked for in this round, ms; None: one failed otherwise
-    _unreachable: frozenset[Origin] = frozenset()
-    lane: Lane | None = None  # whose the answer is, or the failure
-    credential: Credential | None = None  # the one that was tried last
-    tried = 0  # keys, also those whose provider could not be reached
-    made = 0  # requests that may have reached a provider
-    may_be_billed = False
-    provider_request_id = b""  # of the last answer
+    __slots__ = (
+        "_deadline",
+        "_failure",
+        "_runtime",
+        "_since",
+        "_trail",
+        "_unreachable",
+        "_waits",
+        "credential",
+        "lane",
+        "made",
+        "may_be_billed",
+        "provider_request_id",
+        "tried",
+    )
 
     def __init__(self, runtime: Runtime, deadline: float) -> None:
         """`deadline` is in monotonic seconds."""
         self._runtime = runtime
         self._deadline = deadline
+        self._failure: ProxyError | None = None
+        self._trail: Sequence[Attempt] = ()  # what has come to nothing
+        self._since = 0.0  # when the attempt under way began, monotonic seconds; 0: there is none
+        self._waits: Sequence[int | None] = ()  # that providers asked for in this round, ms; None: one failed otherwise
+        self._unreachable: frozenset[Origin] = _NOWHERE
+        self.lane: Lane | None = None  # whose the answer is, or the failure
+        self.credential: Credential | None = None  # the one that was tried last
+        self.tried = 0  # keys, also those whose provider could not be reached
+        self.made = 0  # requests that may have reached a provider
+        self.may_be_billed = False
+        self.provider_request_id = b""  # of the last answer
 
     async def run(self, lanes: Sequence[Lane], prepare: Prepare) -> Response:
         """The first answer that is nobody else's turn. ProxyError, mapped for the client, when there is none.
