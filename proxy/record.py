@@ -61,7 +61,7 @@ def end_of(exchange: "Exchange", policy: Policy, usage: Usage, source: str, cost
         cost,
         int((now - began) * 1000),
         int((first_byte - began) * 1000) if first_byte else None,
-        round(exchange.overhead * 1000, 3) if exchange.overhead else None,
+        int(exchange.overhead * 1_000_000) / 1000 if exchange.overhead else None,
         provider_request_id,
         "",
         several,

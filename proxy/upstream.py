@@ -17,6 +17,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -77,7 +78,8 @@ class Origin(NamedTuple):
     port: int
 
 
-class Line(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Line:
     """How many requests begin: where they go, and their request line with the fields that are the same in all of them.
     `prepare` makes one, checked."""
 

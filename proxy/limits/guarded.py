@@ -32,6 +32,7 @@ class GuardedLimiter:
 
     def __init__(self, redis: RedisLimiter, memory: MemoryLimiter) -> None:
         self.degraded = False
+        self.tells_epochs = True  # while not degraded
         self.failures = 0
         self.switches = 0
         self.on_change: list[Callable[[bool], None]] = []
@@ -43,10 +44,6 @@ class GuardedLimiter:
         self._probe: asyncio.Task[None] | None = None
         self._renewal: asyncio.Task[None] | None = None
         redis.on_lost = self._away
-
-    @property
-    def tells_epochs(self) -> bool:
-        return not self.degraded
 
     async def start(self) -> None:
         """Connect before the first request; without Redis, start degraded."""
@@ -135,7 +132,7 @@ class GuardedLimiter:
     def _change(self, *, degraded: bool) -> None:
         if degraded:
             self._memory.take_over(self._redis.seen)
-        self.degraded = degraded
+        self.degraded, self.tells_epochs = degraded, not degraded
         self.switches += 1
         self._changed_at = time.monotonic()
         for callback in self.on_change:
