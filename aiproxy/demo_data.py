@@ -196,6 +196,7 @@ def _answer(model: Model, random: Random) -> dict[str, Any]:
     input = int(random.lognormvariate(6.6, 0.9))
     used = Usage(input=input, output=output, total=input + output, cached=input // 2 if random.random() < 0.2 else 0)
     first = model.first_ms * random.lognormvariate(0, 0.35)
+    cost = pricing.cost(model.provider, model.name, used)
     return {
         "status_code": 200,
         "outcome": Outcome.OK,
@@ -204,7 +205,7 @@ def _answer(model: Model, random: Random) -> dict[str, Any]:
         "tokens_total": used.total,
         "tokens_cached": used.cached,
         "usage_source": UsageSource.PROVIDER,
-        "cost": pricing.cost(model.provider, model.name, used),
+        "cost": None if cost is None else Decimal(cost),
         "ttft_ms": int(first),
         "latency_ms": int(first + model.token_ms * output * random.uniform(0.8, 1.3)),
     }

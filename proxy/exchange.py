@@ -8,7 +8,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from decimal import Decimal
 from functools import lru_cache
 
 from accounts.ids import text_of, uuid7
@@ -113,7 +112,7 @@ class Exchange:
         self._is_event_stream = False  # as its provider answered
         self._limits = b""  # what the answer's head says of them
         self._passed: Headers = []  # what of the provider's head the client is told
-        self._cost: Decimal | None = None  # US dollars; known at the end
+        self._cost: str | None = None  # US dollars; known at the end
         self._ended = False
 
     def _read_head(self, cycle: Cycle) -> Caller:
@@ -343,7 +342,7 @@ class Exchange:
 
     def _with_cost(self, events: bytes, decoder: Decoder) -> bytes:
         cost = record.cost_of(self, decoder.usage, "provider") if decoder.usage else None
-        return events if cost is None else with_cost(events, f"{cost:.8f}")
+        return events if cost is None else with_cost(events, cost)
 
     # --- how it ends ---------------------------------------------------------------------------------------------
 
@@ -361,7 +360,7 @@ class Exchange:
         if route is not None and route.provider:
             served = served_by(route, attempts.tried if attempts is not None else 0)
         if self._cost is not None and self.error is None:  # of a plain answer: it has ended before it begins
-            cost = b"x-aiproxy-cost: %b\r\n" % f"{self._cost:.8f}".encode()
+            cost = b"x-aiproxy-cost: %b\r\n" % self._cost.encode()
         return b"".join((ids, self._limits, fields, lines(passed), caller.cors, served, cost))
 
     def _send_whole(self, status: int, body: bytes, fields: bytes = b"") -> None:
@@ -398,7 +397,7 @@ class Exchange:
             raise
 
     def _record_begin(self, lane: Lane, policy: Policy, *, stream: bool) -> None:
-        begin = lane.begin(policy, stream=stream).encode(self._request_id.encode())
+        begin = lane.records(policy, None, stream=stream).begin(self._request_id.encode())
         try:
             self._runtime.journal.write_begin(self.id, begin)
         except (JournalFull, OSError) as error:
@@ -422,13 +421,14 @@ class Exchange:
         if self._ask is not None:
             runtime.limiter.settle(self._ask, usage.total)
         now = time.monotonic()
-        end = record.end_of(self, policy, usage, source, self._cost, now)
+        ending = record.ending_of(self, usage, source, self._cost, now)
         if runtime.traces:
-            end.traceparent = record.traceparent(self._caller.fields.pairs)
-        record.count(end, self.began, self.first_byte_at, now)
+            ending.traceparent = record.traceparent(self._caller.fields.pairs)
+        record.count(self, ending, now)
         try:
             if self.attempts is not None or runtime.journal.room():
-                runtime.journal.end(end)
+                end = record.template_of(self, policy).end(self._request_id.encode(), ending)
+                runtime.journal.write_end(self.id, end)
         except (JournalFull, OSError):
             logger.exception("exchange %s is not recorded", self._request_id)
 

@@ -12,7 +12,7 @@ from proxy.routing import Route
 from proxy.runtime import Runtime, destination
 from proxy.upstream import Line, prepare
 from proxy.wire import Wire
-from usage.journal import BeginTemplate
+from usage.journal import Template
 
 JSON_BODY = (b"content-type", b"application/json")
 
@@ -20,7 +20,7 @@ JSON_BODY = (b"content-type", b"application/json")
 class Lane:
     """One model at its provider, asked at one of our endpoints. `wire` is None where we answer ourselves."""
 
-    __slots__ = ("_begins", "_endpoint", "_lines", "_method", "credentials", "provider", "route", "wire")
+    __slots__ = ("_endpoint", "_lines", "_method", "_records", "credentials", "provider", "route", "wire")
 
     def __init__(
         self, route: Route, wire: Wire | None, credentials: Sequence[Credential], endpoint: str, method: str
@@ -32,7 +32,7 @@ class Lane:
         self._endpoint = endpoint
         self._method = method.encode()
         self._lines: dict[tuple[str, bool, bool], Line] = {}
-        self._begins: dict[bool, BeginTemplate] = {}
+        self._records: dict[tuple[int, bool], Template] = {}
 
     def line(self, runtime: Runtime, credential: Credential, *, stream: bool, is_json: bool) -> Line:
         """What a request begins with; `is_json` says that its body is."""
@@ -42,12 +42,14 @@ class Lane:
             line = self._lines[key] = self._prepared(runtime, *key)
         return line
 
-    def begin(self, policy: Policy, *, stream: bool) -> BeginTemplate:
-        """What the journal says of a request before it is sent."""
-        template = self._begins.get(stream)
+    def records(self, policy: Policy, credential: Credential | None, *, stream: bool) -> Template:
+        """What the journal says of a request: None is the credential until one is chosen."""
+        key = id(credential), stream  # it lives as long as we do, and to hash its id would take longer than the rest
+        template = self._records.get(key)
         if template is None:
-            begin = begin_of(uuid7(), policy, self._endpoint, self.route, stream=stream)
-            template = self._begins[stream] = BeginTemplate(begin)
+            api_key_id = credential.api_key_id if credential is not None else None
+            begin = begin_of(uuid7(), policy, self._endpoint, self.route, api_key_id, stream=stream)
+            template = self._records[key] = Template(begin)
         return template
 
     def _prepared(self, runtime: Runtime, base_url: str, stream: bool, is_json: bool) -> Line:

@@ -2,7 +2,6 @@
 them."""
 
 import re
-from decimal import Decimal
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -13,7 +12,7 @@ from proxy.policy import Policy
 from proxy.routing import UNKNOWN_MODEL, Route
 from proxy.wire import Usage
 from usage import pricing
-from usage.journal import Begin, End
+from usage.journal import Begin, Ending, Template
 
 if TYPE_CHECKING:
     from proxy.exchange import Exchange
@@ -23,32 +22,33 @@ _NOTHING = Usage()
 _NO_ROUTE = Route("", UNKNOWN_MODEL)
 
 
-def begin_of(id: UUID, policy: Policy, endpoint: str, route: Route, *, stream: bool) -> Begin:
-    return Begin(id, policy.user_id, policy.proxy_key_id, endpoint, route.model, route.provider, None, stream)
+def begin_of(
+    id: UUID, policy: Policy, endpoint: str, route: Route, api_key_id: UUID | None = None, *, stream: bool
+) -> Begin:
+    return Begin(id, policy.user_id, policy.proxy_key_id, endpoint, route.model, route.provider, api_key_id, stream)
 
 
-def end_of(exchange: "Exchange", policy: Policy, usage: Usage, source: str, cost: Decimal | None, now: float) -> End:
-    """As the exchange stands `now`, which is how it ends. In the order of End's fields: to name them costs seven times
-    as much."""
-    attempts, route, call, endpoint = exchange.attempts, exchange.route or _NO_ROUTE, exchange.call, exchange.endpoint
-    error, began, first_byte = exchange.error, exchange.began, exchange.first_byte_at
+def template_of(exchange: "Exchange", policy: Policy) -> Template:
+    """What the record of its end begins with."""
+    attempts, endpoint = exchange.attempts, exchange.endpoint
+    stream = exchange.call is not None and exchange.call.stream
+    if attempts is not None and attempts.lane is not None:
+        return attempts.lane.records(policy, attempts.credential, stream=stream)
+    name = endpoint.name if endpoint is not None else ""
+    return Template(begin_of(exchange.id, policy, name, exchange.route or _NO_ROUTE, stream=stream))
+
+
+def ending_of(exchange: "Exchange", usage: Usage, source: str, cost: str | None, now: float) -> Ending:
+    """As the exchange stands `now`, which is how it ends. In the order of the fields: to name them costs seven times as
+    much."""
+    attempts, error, began, first_byte = exchange.attempts, exchange.error, exchange.began, exchange.first_byte_at
     result = "ok" if exchange.complete else outcome(exchange.cause, error)
     status = exchange.status or CLIENT_CLOSED_REQUEST
-    api_key_id, provider_request_id, several = None, "", None
+    provider_request_id, several = "", None
     if attempts is not None:
-        if attempts.credential is not None:
-            api_key_id = attempts.credential.api_key_id
         provider_request_id = attempts.provider_request_id.decode("latin-1")
         several = attempts.several(result, status)
-    return End(
-        exchange.id,
-        policy.user_id,
-        policy.proxy_key_id,
-        endpoint.name if endpoint is not None else "",
-        route.model,
-        route.provider,
-        api_key_id,
-        call is not None and call.stream,
+    return Ending(
         result,
         status,
         error.message if error is not None else "",
@@ -99,28 +99,30 @@ def may_be_billed(exchange: "Exchange") -> bool:
     return attempts is not None and attempts.may_be_billed and not refused
 
 
-def cost_of(exchange: "Exchange", usage: Usage, source: str) -> Decimal | None:
-    """US dollars; None: unknown. Of estimates those of streams count only: of a plain answer we know too little."""
+def cost_of(exchange: "Exchange", usage: Usage, source: str) -> str | None:
+    """US dollars to eight decimals; None: unknown. Of estimates those of streams count only: of a plain answer we know
+    too little."""
     found, endpoint, attempts = exchange.route, exchange.endpoint, exchange.attempts
     nothing_used = source == "provider" and not usage.total
     if found is None or endpoint is None or endpoint.method == "GET" or nothing_used or not may_be_billed(exchange):
-        return Decimal(0)
+        return pricing.NOTHING
     is_known = source == "provider" or (source == "estimated" and exchange.decoder is not None)
     credential = attempts.credential if attempts is not None else None
     address = credential.context.base_url if credential is not None else ""
     return pricing.cost(found.provider, found.model, usage if is_known else None, address)
 
 
-def count(end: End, began: float, first_byte_at: float, now: float) -> None:
-    """Adds an ended exchange to the metrics; times in monotonic seconds, 0: it did not come to that."""
-    served = metrics.served(end.endpoint, end.provider)
-    served.ended[end.outcome, end.status_code] += 1
-    if end.provider:
-        served.seconds.observe(now - began)
-        if first_byte_at:
-            served.first_byte.observe(first_byte_at - began)
-        served.tokens_input += end.tokens_input
-        served.tokens_output += end.tokens_output
+def count(exchange: "Exchange", ending: Ending, now: float) -> None:
+    """Adds an ended exchange to the metrics."""
+    endpoint, provider = exchange.endpoint, (exchange.route or _NO_ROUTE).provider
+    served = metrics.served(endpoint.name if endpoint is not None else "", provider)
+    served.ended[ending.outcome, ending.status_code] += 1
+    if provider:
+        served.seconds.observe(now - exchange.began)
+        if exchange.first_byte_at:
+            served.first_byte.observe(exchange.first_byte_at - exchange.began)
+        served.tokens_input += ending.tokens_input
+        served.tokens_output += ending.tokens_output
 
 
 def traceparent(headers: Headers) -> str:

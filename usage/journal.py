@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from usage.records import RECORD_MAX, Attempt, Begin, BeginTemplate, End, Record, Refused, Resigned, encode
+from usage.records import RECORD_MAX, Attempt, Begin, End, Ending, Record, Refused, Resigned, Template, encode
 
-__all__ = ["Attempt", "Begin", "BeginTemplate", "End", "Journal", "JournalFull"]
+__all__ = ["Attempt", "Begin", "End", "Ending", "Journal", "JournalFull", "Template"]
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class Journal:
         self.write_begin(begin.id, encode(begin))
 
     def write_begin(self, id: UUID, record: bytes) -> None:
-        """The same with the begin's record as it is written."""
+        """The same, as a Template has made it."""
         with self._lock:
             if not self.room():
                 self._wake.set()
@@ -134,11 +134,13 @@ class Journal:
 
         One that ends without having begun (refused by us) takes no space that is reserved for others.
         """
-        record = encode(end)
-        id = end.id.int
+        self.write_end(end.id, encode(end))
+
+    def write_end(self, id: UUID, record: bytes) -> None:
+        """The same, as a Template has made it."""
         with self._lock:
-            if id in self._open:
-                self._open.discard(id)
+            if id.int in self._open:
+                self._open.discard(id.int)
             elif not self.room():
                 raise JournalFull("the journal's disk has no space for another record")
             self._append(record)

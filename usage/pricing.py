@@ -22,6 +22,8 @@ BOOK = Path(__file__).with_name("prices.json")
 COST_LIMIT = 10_000
 _PICO = 10**12
 _STEP = 10**4  # pico-dollars in the last decimal of a cost
+_STEPS = 10**8  # of those in a dollar
+NOTHING = "0.00000000"
 # Where the book's prices hold, of a provider with several addresses: Alibaba's are those of Singapore.
 _LISTED_AT = re.compile(r"//dashscope-intl\.|\.ap-southeast-1\.")
 # Model names come from clients: no more than this many are remembered.
@@ -166,7 +168,7 @@ class Price(msgspec.Struct, frozen=True):
     dollars: dict[str, list[Dollars]]  # of each service tier ("" is the standard one), by rising `above`
     rates: dict[str, list[_Rates]]  # the same
 
-    def cost(self, tokens: Tokens) -> Decimal | None:
+    def cost(self, tokens: Tokens) -> str | None:
         """US dollars to eight decimals; None when the price of what was used is not known, or it cannot be true."""
         steps = self.rates.get(tokens.service_tier)
         if steps is None:
@@ -178,11 +180,12 @@ class Price(msgspec.Struct, frozen=True):
         pico = rates.pico(tokens)
         if pico is None or not 0 <= pico < COST_LIMIT * _PICO:
             return None
-        return Decimal((pico + _STEP // 2) // _STEP).scaleb(-8)
+        dollars, steps = divmod((pico + _STEP // 2) // _STEP, _STEPS)
+        return f"{dollars}.{steps:08}"
 
-    def unless_billed(self) -> Decimal | None:
+    def unless_billed(self) -> str | None:
         """Nothing, if that is what every token costs; else None."""
-        return Decimal(0) if self.dollars[""] == [Dollars(Decimal(0))] else None
+        return NOTHING if self.dollars[""] == [Dollars(Decimal(0))] else None
 
 
 class Override(msgspec.Struct, frozen=True):
@@ -310,8 +313,8 @@ def price_of(provider: str, model: str) -> Price | None:
     return _present.of(provider, model)
 
 
-def cost(provider: str, model: str, tokens: Tokens | None, address: str = "") -> Decimal | None:
-    """US dollars; None: unknown. Without its tokens it is known of what is free.
+def cost(provider: str, model: str, tokens: Tokens | None, address: str = "") -> str | None:
+    """US dollars to eight decimals; None: unknown. Without its tokens it is known of what is free.
 
     `address`: another one of the provider than the usual, that was asked.
     """

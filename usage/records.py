@@ -16,6 +16,7 @@ import msgspec
 HEAD = 13
 # The longest record there can be: every text at its full width in four-byte characters, every number at its longest.
 RECORD_MAX = 2_560
+PAYLOAD_MAX = RECORD_MAX - HEAD
 INTEGER_MAX = 2**31 - 1
 
 _TEXTS = {
@@ -95,6 +96,27 @@ class End(msgspec.Struct, array_like=True, tag="end", gc=False):
     attempts: list[Attempt] | None = None  # in order, the last one too; None: there was one, which is this row
 
 
+class Ending(msgspec.Struct, array_like=True, gc=False):
+    """How an exchange ends: End's fields from `outcome` on, as whoever writes them has them."""
+
+    outcome: str
+    status_code: int
+    error_message: str = ""
+    tokens_input: int = 0
+    tokens_output: int = 0
+    tokens_total: int = 0
+    tokens_cached: int = 0
+    tokens_reasoning: int = 0
+    usage_source: str = "none"
+    cost: str | None = None
+    latency_ms: int = 0
+    ttft_ms: int | None = None
+    overhead_ms: float | None = None
+    provider_request_id: str = ""
+    traceparent: str = ""
+    attempts: list[Attempt] | None = None
+
+
 class Refused(msgspec.Struct, array_like=True, tag="refused", gc=False):
     """A provider answered that this stored key is no good."""
 
@@ -123,28 +145,25 @@ def cut(text: str, width: int) -> str:
     return "".join(kept)[:width]
 
 
-def fit(end: End) -> End:
-    """The same record with every number within its column: a provider may claim any count."""
+def fit(end: End | Ending) -> None:
+    """Every number within its column: a provider may claim any count."""
     for name, most in _INTEGERS.items():
         value = getattr(end, name)
         if value is not None and not 0 <= value <= most:
             setattr(end, name, min(max(0, value), most))
-    return end
 
 
 def encode(record: Record) -> bytes:
     """The record's bytes. Texts that others wrote are cut to their columns in place."""
-    if type(record) is End:
-        return _encode_end(record)
-    if type(record) is Begin:
-        record.model = cut(record.model, 100)
-    elif type(record) is Refused:
+    if isinstance(record, Refused):
         record.error = cut(record.error, 200)
-    return frame(_encoder.encode(record))
+    elif isinstance(record, Begin | End):
+        record.model = cut(record.model, 100)
+    return frame(_encoded(record, PAYLOAD_MAX) if isinstance(record, End) else _encoder.encode(record))
 
 
-def _encode_end(end: End) -> bytes:
-    end.model = cut(end.model, 100)
+def _encoded(end: End | Ending, most: int) -> bytes:
+    """In `most` bytes."""
     if end.error_message:
         end.error_message = cut(end.error_message, 200)
     if end.provider_request_id:
@@ -157,31 +176,37 @@ def _encode_end(end: End) -> bytes:
     try:
         payload = _encoder.encode(end)
     except OverflowError:  # beyond 64 bits
-        payload = _encoder.encode(fit(end))
-    while len(payload) > RECORD_MAX - HEAD and end.attempts:
+        fit(end)
+        payload = _encoder.encode(end)
+    while len(payload) > most and end.attempts:
         del end.attempts[len(end.attempts) // 2]  # the first and the last tell most
         payload = _encoder.encode(end)
-    return frame(payload)
+    return payload
 
 
-class BeginTemplate:
-    """The records of begins that differ in their ids alone."""
+class Template:
+    """The records of exchanges that differ in their ids, and in how they end, alone."""
 
-    __slots__ = ("_after", "_before")
+    __slots__ = ("_common", "_room")
 
     def __init__(self, begin: Begin) -> None:
         begin.model = cut(begin.model, 100)
-        self._before, _, self._after = _encoder.encode(begin).partition(str(begin.id).encode())
+        _, _, common = _encoder.encode(begin).partition(str(begin.id).encode())
+        self._common = common.removesuffix(b"]")
+        self._room = PAYLOAD_MAX - len(b'["end","%b%b,' % (str(begin.id).encode(), self._common))
 
-    def encode(self, id: bytes) -> bytes:
+    def begin(self, id: bytes) -> bytes:
         """`id` as text."""
-        return frame(b"".join((self._before, id, self._after)))
+        return frame(b'["begin","%b%b]' % (id, self._common))
+
+    def end(self, id: bytes, ending: Ending) -> bytes:
+        return frame(b'["end","%b%b,%b' % (id, self._common, _encoded(ending, self._room)[1:]))
 
 
 def frame(payload: bytes) -> bytes:
     length = len(payload)
-    if length > RECORD_MAX - HEAD:
-        raise ValueError(f"a journal record of {length} bytes is longer than {RECORD_MAX - HEAD}")
+    if length > PAYLOAD_MAX:
+        raise ValueError(f"a journal record of {length} bytes is longer than {PAYLOAD_MAX}")
     return b"\n%08x%04x%b" % (crc32(payload, length), length, payload)
 
 
@@ -203,7 +228,7 @@ def payload_at(data: bytes, at: int) -> bytes | None:
     payload = data[at + HEAD : at + HEAD + length]
     # The head as a whole is compared: int() also takes spaces and signs. Nothing is no record: twelve zeros in a text
     # behind a stray newline would be one.
-    if not payload or len(payload) != length or length > RECORD_MAX - HEAD or not data.startswith(frame(payload), at):
+    if not payload or len(payload) != length or length > PAYLOAD_MAX or not data.startswith(frame(payload), at):
         return None
     return payload
 
