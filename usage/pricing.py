@@ -20,9 +20,8 @@ import msgspec
 BOOK = Path(__file__).with_name("prices.json")
 # What the columns of a cost hold: dollars with eight decimals, below this many dollars.
 COST_LIMIT = 10_000
-_PICO = 10**12
+_PICO_LIMIT = COST_LIMIT * 10**12
 _STEP = 10**4  # pico-dollars in the last decimal of a cost
-_STEPS = 10**8  # of those in a dollar
 NOTHING = "0.00000000"
 # Where the book's prices hold, of a provider with several addresses: Alibaba's are those of Singapore.
 _LISTED_AT = re.compile(r"//dashscope-intl\.|\.ap-southeast-1\.")
@@ -174,14 +173,15 @@ class Price(msgspec.Struct, frozen=True):
         if steps is None:
             return None
         rates = steps[0]
-        for step in steps[1:]:
-            if tokens.input > step.above:
-                rates = step
+        if len(steps) > 1:
+            for step in steps[1:]:
+                if tokens.input > step.above:
+                    rates = step
         pico = rates.pico(tokens)
-        if pico is None or not 0 <= pico < COST_LIMIT * _PICO:
+        if pico is None or not 0 <= pico < _PICO_LIMIT:
             return None
-        dollars, steps = divmod((pico + _STEP // 2) // _STEP, _STEPS)
-        return f"{dollars}.{steps:08}"
+        digits = str((pico + _STEP // 2) // _STEP).zfill(9)
+        return f"{digits[:-8]}.{digits[-8:]}"
 
     def unless_billed(self) -> str | None:
         """Nothing, if that is what every token costs; else None."""
