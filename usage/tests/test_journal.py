@@ -17,7 +17,7 @@ from accounts.ids import uuid7
 from usage import journal as journals
 from usage import segments
 from usage.journal import Journal, JournalFull
-from usage.records import HEAD, RECORD_MAX, Attempt, Begin, End, cut, decode, encode
+from usage.records import HEAD, RECORD_MAX, Attempt, Begin, End, Ending, Template, cut, decode, encode
 from usage.segments import Tail
 from usage.shipper import Shipper
 from usage.tests.conftest import a_begin, an_end, exchange, rows, seal, sums_match_rows, wait_until
@@ -390,6 +390,17 @@ def test_it_tells_of_fewer_attempts_where_all_do_not_fit():
     kept = decode(record[HEAD:]).attempts
     assert len(record) <= RECORD_MAX and 2 <= len(kept) < 16
     assert [kept[0].ms, kept[-1].ms] == [0, 15]
+
+
+def test_it_writes_by_a_template_what_it_would_write_of_the_whole():
+    begin, end = a_begin(), an_end(cost=Decimal("0.00000123"), attempts=[Attempt("openai", "m", None, "ok", 200, 1)])
+    of_both = {name: getattr(end, name) for name in Begin.__struct_fields__}
+    ending = {name: getattr(end, name) for name in Ending.__struct_fields__} | {"cost": "0.00000123"}
+    assert (*Begin.__struct_fields__, *Ending.__struct_fields__) == End.__struct_fields__
+
+    assert Template(a_begin()).begin(str(begin.id).encode()) == encode(begin)
+    found = Template(Begin(**of_both)).end(str(end.id).encode(), Ending(**ending))
+    assert decode(found[HEAD:]) == end
 
 
 def test_it_reads_records_of_before_a_field_was_added():
