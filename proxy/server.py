@@ -180,7 +180,7 @@ class ProxyProtocol(HttpToolsProtocol):
         try:
             self._check_incomplete(searched)
         except Refused as refused:
-            self.refuse(refused)
+            self.refuse(refused, pending)
 
     def _check_incomplete(self, searched: int) -> None:
         pending = self._pending
@@ -200,9 +200,9 @@ class ProxyProtocol(HttpToolsProtocol):
         try:
             head = self._read_head(data if end == len(data) else data[:end])
         except Refused as refused:
-            self.refuse(refused)
+            self.refuse(refused, data)
         except httptools.HttpParserError as error:
-            self.refuse(malformed(f"The request is not valid HTTP/1.1: {error}."))
+            self.refuse(malformed(f"The request is not valid HTTP/1.1: {error}."), data)
         else:
             self._head = head if head.is_eager and head.before else None  # others read the length in the fields
             self._begin(head, data, end, head.length)
@@ -412,19 +412,21 @@ class ProxyProtocol(HttpToolsProtocol):
         if self._phase not in (LINGER, CLOSED) and not self.transport.is_closing():
             self._finish()
 
-    def refuse(self, refused: Refused) -> None:
-        """Answer in the application's place and close; in the middle of an answer, only close."""
+    def refuse(self, refused: Refused, begun: bytes | bytearray = b"") -> None:
+        """Answer in the application's place and close; in the middle of an answer, only close. `begun`: what is here of
+        a request that has no cycle yet."""
         if self._phase in (LINGER, CLOSED) or self.transport.is_closing():
             return
-        cycle = self.cycle
-        answering = self._phase != HEAD and cycle is not None and cycle.response_started
+        cycle = self.cycle if self._phase != HEAD else None
         if cycle is not None:
             cycle.disconnect()
-        if not answering:
-            self.transport.write(self._render(refused))
+        if cycle is None or not cycle.response_started:
+            head, body = self._render(refused)
+            is_head = begun.startswith(b"HEAD ") if cycle is None else cycle.head.line.method == "HEAD"
+            self.transport.write(head if is_head else head + body)
         self._linger()
 
-    def _render(self, refused: Refused) -> bytes:
+    def _render(self, refused: Refused) -> tuple[bytes, bytes]:
         kind = "invalid_request_error" if refused.status < 500 else "server_error"
         error = {"message": refused.message, "type": kind, "param": None, "code": refused.code}
         body = json.dumps({"error": error}).encode()
@@ -433,7 +435,7 @@ class ProxyProtocol(HttpToolsProtocol):
         head.append(b"x-aiproxy-error-source: proxy\r\nconnection: close\r\n")
         if refused.status == 503:
             head.append(b"retry-after: 1\r\n")
-        return b"".join([*head, b"\r\n", body])
+        return b"".join([*head, b"\r\n"]), body
 
     # --- Closing ---------------------------------------------------------------------------------------
 
@@ -505,7 +507,8 @@ class ProxyProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if self._phase == HEAD:
             if self._pending:
-                self.refuse(Refused(408, "request_timeout", "The request head did not arrive in time."))
+                refused = Refused(408, "request_timeout", "The request head did not arrive in time.")
+                self.refuse(refused, self._pending)
             else:
                 self.close()
         elif self._phase == BODY and cycle is not None and not cycle.response_complete:

@@ -383,6 +383,26 @@ def test_it_sends_no_body_to_a_head_request(serve):
         assert client.send(GET % b"ok").answer().status == 200
 
 
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        (b"HEAD /ok HTTP/1.1\r\n\r\n", 400),
+        (b"HEAD /ok HTTP/1.1\nHost: a\n\n", 400),
+        (b"HEAD /ok HTTP/1.1\r\n", 408),
+        (b"HEAD /ok HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", 400),
+        (b"HEAD /fail HTTP/1.1\r\nHost: a\r\n\r\n", 500),
+        (GET % b"ok" + b"HEAD /ok HTTP/1.1\r\n\r\n", 400),
+    ],
+)
+def test_it_sends_no_body_to_a_head_request_that_it_refuses(serve, asked, status):
+    with serve(header_timeout=0.1).client() as client:
+        client.send(asked)
+        if asked.startswith(b"GET"):
+            assert client.answer().status == 200
+        found, headers = client.head()
+        assert (found, int(headers["content-length"]) > 0, client.file.read()) == (status, True, b"")
+
+
 def test_it_refuses_more_connections_than_its_cap_and_recovers(serve):
     server = serve(connections=8)
     clients = [server.client() for _ in range(8)]
