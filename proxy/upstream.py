@@ -129,7 +129,7 @@ class Pool:
         self._connections: dict[Connection, _Peer] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._closed = False
-        self._emptied: asyncio.Future[None] | None = None
+        self._emptied = asyncio.Event()  # after `close`
 
     async def send(
         self,
@@ -202,8 +202,7 @@ class Pool:
                 if not waiter.done():
                     waiter.set_result(None)
         if self._connections:
-            self._emptied = asyncio.get_running_loop().create_future()
-            await self._emptied
+            await self._emptied.wait()
 
     # Idle connections and slots
 
@@ -297,8 +296,8 @@ class Pool:
         if connection in peer.idle:
             peer.idle.remove(connection)
         self._free_slot(peer)
-        if not self._connections and self._emptied is not None and not self._emptied.done():
-            self._emptied.set_result(None)
+        if self._closed and not self._connections:
+            self._emptied.set()
 
     def _sweep(self) -> None:
         """Closes what has been idle too long; one timer for all of them, while there are any."""

@@ -168,6 +168,20 @@ async def test_it_closes_everything_and_takes_no_more(pool):
 
 
 @on_both_loops
+@pytest.mark.parametrize("impatient", [False, True])
+async def test_it_may_be_closed_by_several_at_once(impatient, pool):
+    async with serving(answering(OK)) as peer:
+        await ask(pool, peer.origin)
+        first, second = (asyncio.ensure_future(pool.close()) for _ in range(2))
+        await asyncio.sleep(0)
+        if impatient:
+            first.cancel()
+        ended = await asyncio.wait_for(asyncio.gather(first, second, return_exceptions=True), 5)
+        assert [type(one) for one in ended] == [asyncio.CancelledError if impatient else type(None), type(None)]
+        assert pool.open_connections == 0
+
+
+@on_both_loops
 async def test_it_fails_cleanly_when_a_connection_is_closed_as_soon_as_it_is_made(pool):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
