@@ -210,6 +210,7 @@ class Connection(asyncio.BufferedProtocol):
         self._poll = select.poll()
         self._transport: Any = None
         self._tls: ssl.SSLObject | None = None
+        self._telling_of: ssl.SSLObject | None = None  # TLS that may have read more than the answer that it hands over
         self._response: Response | None = None
         self._headers: list[tuple[bytes, bytes]] = []
         self._slack = 0  # bytes read since the last body byte: bounds heads, 1xx heads, trailers and chunk extensions
@@ -223,8 +224,11 @@ class Connection(asyncio.BufferedProtocol):
     # The exchange
 
     def reusable(self) -> bool:
-        """False also when the peer's FIN or stray bytes wait in the kernel: `is_closing()` does not know of those."""
-        return self.state == IDLE and not self._transport.is_closing() and not self._poll.poll(0)
+        """False also when the peer's end or stray bytes wait in the kernel, or behind the answer that is being told of
+        in TLS: `is_closing()` does not know of those."""
+        if self.state != IDLE or self._transport.is_closing() or self._poll.poll(0):
+            return False
+        return self._telling_of is None or _is_silent(self._telling_of)
 
     def usable(self) -> bool:
         """For a connection just made: TLS 1.3 session tickets may wait in the kernel, which are no stray bytes."""
@@ -306,7 +310,9 @@ class Connection(asyncio.BufferedProtocol):
         self.state = IDLE
         if self.on_free is not None:
             self.on_free(self)
+        self._telling_of = self._tls
         self._wake()
+        self._telling_of = None
 
     def _violate(self, what: str) -> None:
         self.fail(ProtocolViolation(f"{self.name}: {what}", request_sent=True))
@@ -550,6 +556,15 @@ class Connection(asyncio.BufferedProtocol):
 def _tell(waiting: Waiter[Any] | asyncio.Future[Any]) -> None:
     if not waiting.done():
         waiting.set_result(None)
+
+
+def _is_silent(tls: ssl.SSLObject) -> bool:
+    """Whether nothing has come behind what was handed over, not even an end."""
+    try:
+        tls.read(1)
+    except ssl.SSLError as error:
+        return isinstance(error, ssl.SSLWantReadError)
+    return False
 
 
 def _close_notified(tls: ssl.SSLObject) -> bool:

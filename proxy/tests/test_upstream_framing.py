@@ -208,6 +208,28 @@ async def test_it_never_takes_bytes_that_wait_within_tls_for_the_next_answer(poo
         assert (statuses, peer.connections) == ([200, 200], 2)
 
 
+@on_both_loops
+@pytest.mark.parametrize("size", [11, READ_BYTES - 42])
+async def test_it_reuses_no_connection_whose_end_waits_within_tls(size, pool, server_tls):
+    """The provider's close_notify comes in the read of its answer, whose caller asks again in that very read."""
+    received = []
+
+    async def script(line: Line) -> None:
+        await line.request()
+        line.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %05d\r\n\r\n" % size + b"x" * size)
+        await line.fin()
+
+    async def ask_again() -> None:
+        for _ in range(3):
+            received.append(len(await read_all(await ask(pool, peer.origin))))
+
+    async with serving(script, tls=server_tls, host="localhost") as peer:
+        task = EagerTask(ask_again(), asyncio.get_running_loop(), lambda error: received.append(error))
+        task.go_on()
+        await until(task.done)
+        assert (received, peer.connections) == ([size, size, size, None], 3)
+
+
 LONG = b"a" * 200_000
 VIOLATIONS = {
     "switching": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nraw",
