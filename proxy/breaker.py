@@ -11,17 +11,18 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["closed", "half_open", "open"]
-
 # Keys that failed last and were never used again must not pile up.
 MOST_CIRCUITS = 10_000
 
 
 @dataclass(slots=True)
-class _Circuit:
+class Circuit:
     failed_at: deque[float]  # of the failures in a row, the last ones
     open_until: float | None = None  # None: closed
     probing: bool = False
+
+
+Entered = Literal["closed", "open"] | Circuit  # a circuit that is half-open: this request finds out for it
 
 
 class Breaker:
@@ -33,9 +34,9 @@ class Breaker:
         self._window = window
         self._rest = rest
         self._clock = clock
-        self._circuits: dict[Hashable, _Circuit] = {}  # of keys whose last use failed
+        self._circuits: dict[Hashable, Circuit] = {}  # of keys whose last use failed
 
-    def enter(self, key: Hashable) -> State:
+    def enter(self, key: Hashable) -> Entered:
         """Whether a key may be used now: not if `open`. Who enters must `leave`, whatever happens."""
         circuit = self._circuits.get(key) if self._circuits else None
         if circuit is None or circuit.open_until is None:
@@ -43,15 +44,15 @@ class Breaker:
         if circuit.probing or self._clock() < circuit.open_until:
             return "open"
         circuit.probing = True
-        return "half_open"
+        return circuit
 
-    def leave(self, key: Hashable, entered: State, *, alive: bool | None) -> Literal["opened", "closed"] | None:
+    def leave(self, key: Hashable, entered: Entered, *, alive: bool | None) -> Literal["opened", "closed"] | None:
         """How it went: `alive` says that the provider answered; None, that nobody can tell. What that changed."""
         circuit = self._circuits.get(key) if self._circuits or alive is False else None
         if alive:
             return self._close(key, circuit)
         if alive is None:
-            if circuit is not None and entered == "half_open":
+            if circuit is not None and entered is circuit:
                 circuit.probing = False
             return None
         return self._fail(circuit or self._new(key), entered) if self._failures else None
@@ -62,15 +63,15 @@ class Breaker:
         until = circuit.open_until if circuit is not None else None
         return max(0.0, until - self._clock()) if until is not None else 0.0
 
-    def _close(self, key: Hashable, circuit: _Circuit | None) -> Literal["closed"] | None:
+    def _close(self, key: Hashable, circuit: Circuit | None) -> Literal["closed"] | None:
         if circuit is None:
             return None
         del self._circuits[key]
         return "closed" if circuit.open_until is not None else None
 
-    def _fail(self, circuit: _Circuit, entered: State) -> Literal["opened"] | None:
+    def _fail(self, circuit: Circuit, entered: Entered) -> Literal["opened"] | None:
         now = self._clock()
-        if entered == "half_open" and circuit.probing:  # else a late success has closed it meanwhile
+        if entered is circuit:  # not one that a late success has closed meanwhile
             circuit.open_until, circuit.probing = now + self._rest, False
             return None
         if circuit.open_until is not None:  # sent before it opened
@@ -81,8 +82,8 @@ class Breaker:
         circuit.open_until = now + self._rest
         return "opened"
 
-    def _new(self, key: Hashable) -> _Circuit:
+    def _new(self, key: Hashable) -> Circuit:
         if len(self._circuits) >= MOST_CIRCUITS:
             del self._circuits[next(iter(self._circuits))]
-        circuit = self._circuits[key] = _Circuit(deque(maxlen=self._failures))
+        circuit = self._circuits[key] = Circuit(deque(maxlen=self._failures))
         return circuit

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from proxy import metrics
-from proxy.breaker import State
+from proxy.breaker import Entered
 from proxy.errors import (
     BadRequest,
     BreakerOpen,
@@ -237,7 +237,7 @@ class Attempts:
             retry_after_ms=wait,
         )
 
-    def _leave(self, credential: Credential, entered: State, alive: bool | None) -> None:
+    def _leave(self, credential: Credential, entered: Entered, alive: bool | None) -> None:
         change = self._runtime.breaker.leave(credential.api_key_id, entered, alive=alive)
         if change is not None:
             provider = credential.context.provider
