@@ -104,7 +104,7 @@ def cost_of(exchange: "Exchange", usage: Usage, source: str) -> str | None:
     too little."""
     found, endpoint, attempts = exchange.route, exchange.endpoint, exchange.attempts
     nothing_used = source == "provider" and not usage.total
-    if found is None or endpoint is None or endpoint.method == "GET" or nothing_used or not may_be_billed(exchange):
+    if found is None or endpoint is None or endpoint.is_free or nothing_used or not may_be_billed(exchange):
         return pricing.NOTHING
     is_known = source == "provider" or (source == "estimated" and exchange.decoder is not None)
     credential = attempts.credential if attempts is not None else None

@@ -26,6 +26,7 @@ class Endpoint:
     max_form: int = 0  # bytes; 0: it takes no form
     is_binary: bool = False  # its answer is passed on as it comes
     is_estimated: bool = True  # what its answer says no usage of may have cost what we expected
+    is_free: bool = False  # nothing is generated, however it ends
 
 
 CHAT = Endpoint("chat.completions", "POST", requests.decode_chat, WIRES)
@@ -49,6 +50,8 @@ COUNT_TOKENS = Endpoint(
     {"anthropic": anthropic_native.COUNT},
     dialect=messages.DIALECT,
     local=requests.estimated_count,
+    is_estimated=False,
+    is_free=True,
 )
 MODELS = Endpoint("models", "GET", lambda _: Call(model=""), {})
 IMAGES = Endpoint("images.generations", "POST", requests.decode_images, MEDIA, is_estimated=False)
@@ -131,4 +134,5 @@ def _stored_response(path: str, method: str, query: bytes) -> Endpoint | None:
     call = Call(model="", stream=b"stream=true" in query.split(b"&"))
     wires = {"openai": openai_responses.stored(url)}
     method = method if method in methods else methods[0]
-    return Endpoint("responses.stored", method, lambda _: call, wires, responses.DIALECT)
+    name, dialect = "responses.stored", responses.DIALECT
+    return Endpoint(name, method, lambda _: call, wires, dialect, is_estimated=False, is_free=True)

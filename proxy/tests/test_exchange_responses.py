@@ -1,5 +1,6 @@
 """Responses through the data plane, by OpenAI's own client: untouched to OpenAI, translated for the others."""
 
+import asyncio
 import json
 import secrets
 
@@ -283,6 +284,10 @@ async def test_it_passes_a_failed_response_on(client, provider, rows):
 # --- what OpenAI stores ------------------------------------------------------------------------------------------
 
 
+async def silence(request, writer):
+    await asyncio.Event().wait()
+
+
 async def test_it_asks_openai_for_what_it_stores(sdk, provider, rows):
     provider.default = answer(200, native("Hello"))
     assert (await sdk.responses.retrieve("resp_1")).output_text == "Hello"
@@ -308,6 +313,27 @@ async def test_it_goes_on_with_a_stored_stream(sdk, provider, rows):
     assert events[-1] == "response.completed"
     assert provider.requests[0].target == "/v1/responses/resp_1?starting_after=2&stream=true"
     assert [row.tokens_total for row in await rows()] == [0]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+async def test_it_costs_nothing_to_leave_what_is_asked_of_a_stored_response(client, provider, rows, method):
+    provider.default = silence
+    path = "/v1/responses/resp_1/cancel" if method == "POST" else "/v1/responses/resp_1"
+    asking = asyncio.ensure_future(client.request(method, path))
+    await provider.arrived.wait()
+    asking.cancel()
+    await provider.left.wait()
+    (row,) = await rows()
+    assert (row.outcome, row.tokens_total, row.usage_source, row.cost) == ("client_gone", 0, "none", 0)
+
+
+async def test_it_costs_nothing_to_leave_a_stored_stream(client, provider, rows):
+    provider.default = stream(streamed("openai", "Hello"), gate=asyncio.Event())
+    async with client.stream("GET", "/v1/responses/resp_1?stream=true") as got:
+        await anext(got.aiter_raw())
+    await provider.left.wait()
+    (row,) = await rows()
+    assert (row.outcome, row.streamed, row.tokens_total, row.cost) == ("client_gone", True, 0, 0)
 
 
 @pytest.mark.parametrize(
