@@ -72,6 +72,17 @@ async def test_it_bills_the_tier_that_served_it(client, provider):
     assert response.headers["x-aiproxy-cost"] == "0.00008925"  # 4.25, 17
 
 
+@pytest.mark.parametrize("fills", [False, True])
+async def test_it_bills_the_tier_that_served_a_large_answer(client, provider, rows, fills):
+    chat = {**plain("x" * (5 << 20)), "service_tier": "priority", "system_fingerprint": None}
+    provider.default = answer(body=chat)
+    await client.post("/v1/chat/completions", json=CHAT)
+    said = {"output": ["x" * (5 << 20)], "service_tier": "priority", "tools": ["x" * 20_000 * fills]}
+    provider.default = answer(body={**said, "usage": {"input_tokens": 9, "output_tokens": 3}, "user": None})
+    await client.post("/v1/responses", json={"model": "gpt-4o", "input": "hi"})
+    assert [row.cost for row in await rows()] == [Decimal("0.00008925"), None if fills else Decimal("0.00008925")]
+
+
 async def test_it_does_not_know_what_an_unknown_model_costs(client, provider, rows):
     response = await client.post("/v1/chat/completions", json={**CHAT, "model": "gpt-99"})
     assert (response.status_code, "x-aiproxy-cost" in response.headers) == (200, False)

@@ -93,8 +93,25 @@ def test_it_ends_without_a_usage_that_can_be_read(usage):
 
 def test_it_counts_the_tokens_of_a_plain_response():
     body = json.dumps({"output": [{"text": '"usage":{"input_tokens":1}'}], "usage": USAGE, "user": None}).encode()
-    assert wire.usage(body) == wire.usage(body[30:]) == COUNTED
+    assert wire.usage(body) == COUNTED
     assert wire.usage(b"{}") is None
+
+
+def large(*, tools: int = 0, **metadata: str) -> bytes:
+    """The end of a large one, as OpenAI orders its fields."""
+    said = {"output": [TRAP], "service_tier": "flex", "store": True, "tools": ["x" * tools], "usage": USAGE}
+    return json.dumps({**said, "user": None, "metadata": metadata}).encode()[-16_384:]
+
+
+def test_it_knows_the_tier_of_a_large_response():
+    assert wire.usage(large()[20:]).service_tier == "flex"
+    assert wire.usage(json.dumps({"usage": USAGE, "service_tier": "flex"}).encode()[1:]).service_tier == "flex"
+
+
+@pytest.mark.parametrize("body", [large(tools=20_000), large(service_tier="priority")[20:]])
+def test_it_takes_no_tier_that_it_has_not_seen_for_the_standard_one(body):
+    usage = wire.usage(body)
+    assert (usage.total, usage.service_tier) == (14, "unknown")
 
 
 def test_it_changes_only_what_it_has_to():

@@ -12,13 +12,13 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 _T = TypeVar("_T")
 
 
-def decoded(decode: Callable[[bytes], _T], body: bytes) -> _T | None:
-    """A plain answer, or the usage at the end of a long one whose beginning is gone; None if it is neither."""
+def decoded(decode: Callable[[bytes], _T], body: bytes, first: bytes = b'"usage"') -> _T | None:
+    """A plain answer, or what is from `first` on of a long one whose beginning is gone; None if it is neither."""
     try:
         return decode(body)
     except UNREADABLE:
         pass
     try:
-        return decode(b"{" + body[body.rfind(b'"usage"') :])  # inside a text the quotes would be escaped
+        return decode(b"{" + body[body.rfind(first) :])  # inside a text the quotes would be escaped
     except UNREADABLE:
         return None

@@ -23,6 +23,8 @@ from proxy.wire.stream import StreamDecoder
 _MARKS = re.compile(rb'"(?:response\.(?:completed|incomplete|failed)|error)"')
 _SEQUENCE = re.compile(rb'"sequence_number": ?(\d+)')
 _T = TypeVar("_T")
+# Of the end of a long Response, which tells its tier, then its tools, then its usage: no tier has this name.
+_UNKNOWN = "unknown"
 _ENDS = frozenset({"response.completed", "response.incomplete", "response.failed"})
 
 
@@ -168,8 +170,11 @@ def error_event(error: ProxyError, number: int) -> bytes:
 
 def usage(body: bytes) -> Usage | None:
     """The usage of a Response, or of the end of a long one whose beginning is gone; None if it has none."""
+    found = decoded(_decode_response, body, b'"service_tier"')
+    if found and found.usage:
+        return found.usage.plain(found.service_tier)
     found = decoded(_decode_response, body)
-    return found.usage.plain(found.service_tier) if found and found.usage else None
+    return found.usage.plain(found.service_tier or _UNKNOWN) if found and found.usage else None
 
 
 WIRE = replace(
