@@ -324,6 +324,8 @@ class ProxyProtocol(HttpToolsProtocol):
 
     def _message_done(self, data: bytes, end: int) -> None:
         assert self.cycle is not None
+        if self.flow.read_paused:
+            self.flow.resume_reading()  # there is no more of it to hold back, and it shows when the client leaves
         if end < len(data):
             self._keep(data[end:])
         self._deadline = math.inf

@@ -73,6 +73,15 @@ class Stage:
             self.told.put(type(gone))
             raise
 
+    async def late(self, scope, receive, send):
+        """Reads when the whole body is here."""
+        self.told.put("begun")
+        while cycle_of(receive).more_body:  # noqa: ASYNC110 - nobody tells us
+            await asyncio.sleep(0)
+        await receive()
+        self.told.put("watching")
+        self.told.put((await receive())["type"])
+
     async def flood(self, scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         sent = 0
@@ -211,6 +220,16 @@ def test_it_sees_a_client_leave_whose_long_request_was_read_ahead(serve, stage):
     request = POST % (b"watch", 65_500) + b"x" * 65_500
     with serve().client() as client:
         client.send(GET % b"behind" + request[:65_000]).send(request[65_000:]).answer()
+        assert stage.told.get(timeout=5) == "watching"
+    assert stage.told.get(timeout=5) == "http.disconnect"
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 66000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n101d0\r\n"])
+def test_it_sees_a_client_leave_whose_body_was_more_than_waits_unread(serve, stage, framing):
+    with serve().client() as client:
+        client.send(b"POST /late HTTP/1.1\r\nHost: a\r\n" + framing + b"x" * 65_000)
+        assert stage.told.get(timeout=5) == "begun"
+        client.send(b"x" * 1_000 + (b"\r\n0\r\n\r\n" if b"chunked" in framing else b""))
         assert stage.told.get(timeout=5) == "watching"
     assert stage.told.get(timeout=5) == "http.disconnect"
 
