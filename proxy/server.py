@@ -326,6 +326,8 @@ class ProxyProtocol(HttpToolsProtocol):
         assert self.cycle is not None
         if self.flow.read_paused:
             self.flow.resume_reading()  # there is no more of it to hold back, and it shows when the client leaves
+        if self._chunked is not None:
+            self.parser = httptools.HttpRequestParser(self)  # this one heeds what a trailer says of the connection
         if end < len(data):
             self._keep(data[end:])
         self._deadline = math.inf

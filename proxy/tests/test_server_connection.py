@@ -201,6 +201,13 @@ def test_it_starts_no_second_request_while_one_runs(serve, stage):
         assert stage.told.empty()
 
 
+def test_it_serves_on_after_a_trailer_that_speaks_of_the_connection(serve):
+    chunked = b"POST /ok HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nConnection: close\r\n\r\n"
+    with serve().client() as client:
+        client.send(chunked + GET % b"ok" + chunked)
+        assert [client.answer().status for _ in range(3)] == [200] * 3
+
+
 def test_it_drops_pipelined_requests_after_connection_close(serve):
     with serve().client() as client:
         client.send(b"GET /ok HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" + GET % b"early")
