@@ -297,10 +297,11 @@ def _release(segment: _Segment) -> None:
 def file_system(fd: int) -> str:
     """The type of the file system that a file is on, by its device; "" where nobody says (proc_pid_mountinfo(5))."""
     device = os.fstat(fd).st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
+    number = b"%d:%d" % (os.major(device), os.minor(device))
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
-            mount, _, kind = line.partition(" - ")
+        # As bytes, and by newlines alone: a directory that somebody mounts at may be called all that ends other lines.
+        for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n")[:-1]:
+            mount, _, kind = line.partition(b" - ")
             if mount.split()[2] == number:
-                return kind.split()[0]
+                return kind.split()[0].decode()
     return ""

@@ -297,11 +297,20 @@ def test_it_keeps_what_was_written_to_pages_that_it_gave_back(new_journal, direc
 
 @pytest.mark.parametrize(("device", "kind"), [((8, 1), "ext4"), ((0, 5), "proc"), ((9, 9), "")])
 def test_it_knows_a_file_system_by_its_device(device, kind, monkeypatch):
-    mounts = "1 0 0:5 / /proc rw - proc proc rw\n36 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n"
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: mounts)
+    mounts = b"1 0 0:5 / /proc rw - proc proc rw\n36 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n"
+    monkeypatch.setattr(Path, "read_bytes", lambda _: mounts)
     monkeypatch.setattr(os, "fstat", lambda fd: os.stat_result((0, 0, os.makedev(*device), *[0] * 7)))
 
     assert journals.file_system(0) == kind
+
+
+@pytest.mark.parametrize("name", ["\r", "a\r8:1", "\f", "\x1c", "\x85", "\u2028", "\udcff"])
+def test_it_reads_mounts_at_any_name(name, monkeypatch):
+    mounts = f"1 0 0:5 / /{name} rw - proc proc rw\n36 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+    monkeypatch.setattr(Path, "read_bytes", lambda _: mounts.encode(errors="surrogateescape"))
+    monkeypatch.setattr(os, "fstat", lambda fd: os.stat_result((0, 0, os.makedev(8, 1), *[0] * 7)))
+
+    assert journals.file_system(0) == "ext4"
 
 
 def test_it_seals_a_segment_by_age(new_journal, directory):
