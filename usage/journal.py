@@ -34,7 +34,7 @@ IN_PLACE = frozenset({"ext4", "xfs", "tmpfs"})
 
 
 class JournalFull(Exception):
-    """No space is reserved for this record: the disk is full, or the journal is not open."""
+    """No space is reserved for this record: the disk is full or fails, or the journal is not open."""
 
 
 @dataclass(slots=True)
@@ -73,6 +73,7 @@ class Journal:
         self._trouble = ""
         self._lock_fd = self._directory_fd = -1
         self._is_mapped = False
+        self._is_failing = False  # the disk did not take what was written last; memory does, whatever the disk is like
         self._thread: threading.Thread | None = None
 
     def open(self) -> None:
@@ -83,7 +84,7 @@ class Journal:
         self._is_mapped = file_system(self._directory_fd) in IN_PLACE
         self.writer = secrets.token_hex(8)
         self._lock_fd = self._take_lock()
-        self._closing = False
+        self._closing = self._is_failing = False
         self._tend()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
@@ -114,7 +115,9 @@ class Journal:
     def room(self) -> bool:
         """Whether the reserved space covers all open exchanges, and both records of one more."""
         needed = (len(self._open) + 2) * RECORD_MAX
-        return not self._closing and (len(self._spares) * self._usable >= needed or self._capacity() >= needed)
+        if self._closing or self._is_failing:
+            return False
+        return len(self._spares) * self._usable >= needed or self._capacity() >= needed
 
     def begin(self, begin: Begin) -> None:
         """Before anything that may be billed. Raises JournalFull or OSError: then the request must be refused."""
@@ -217,7 +220,8 @@ class Journal:
     def _roll_by_age(self) -> None:
         with self._lock:
             current = self._current
-            if current is None or time.monotonic() - current.since < self._roll_after:
+            # One that fails to be synced stays: when that succeeds there is room again.
+            if current is None or self._is_failing or time.monotonic() - current.since < self._roll_after:
                 return
             if len(self._spares) * self._usable >= (len(self._open) + 2) * RECORD_MAX:
                 self._retired.append(current)
@@ -227,8 +231,13 @@ class Journal:
         current = self._current
         if current is not None and current.synced != current.length:
             length = current.length
-            os.fdatasync(current.fd)
+            try:
+                os.fdatasync(current.fd)
+            except OSError:
+                self._is_failing = True
+                raise
             current.synced = length
+            self._is_failing = False
             if current.memory is not None:  # full pages stay in the kernel's cache, and leave our account
                 current.memory.madvise(mmap.MADV_DONTNEED, 0, length - length % mmap.PAGESIZE)
 

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from decimal import Decimal
 from pathlib import Path
 
@@ -122,6 +123,7 @@ def test_it_counts_a_damaged_record_and_ships_the_others(directory, new_journal)
 
 WRITER = """
 import sys
+import time
 from decimal import Decimal
 from pathlib import Path
 from usage.journal import Journal
@@ -240,10 +242,25 @@ def test_it_admits_again_when_there_is_space(new_journal, monkeypatch, directory
     wait_until(lambda: [r.levelname for r in caplog.records if r.name == "usage.journal"] == ["ERROR", "WARNING"])
 
 
-def test_it_makes_space_where_a_failed_attempt_could_not_be_removed(new_journal, monkeypatch):
-    def read_only(path):
-        raise OSError(errno.EROFS, "Read-only file system")
+def read_only(*_):
+    raise OSError(errno.EROFS, "Read-only file system")
 
+
+def test_it_admits_nothing_while_the_disk_does_not_take_what_was_written(new_journal, monkeypatch):
+    journal = new_journal(sync_every=0.001)
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "fdatasync", read_only)
+        id = journal_begin(journal)
+        wait_until(lambda: not journal.room())
+        journal._roll_after = 0.0
+        with pytest.raises(JournalFull):
+            journal.begin(a_begin())
+        journal.end(an_end(id))
+        time.sleep(0.02)
+    wait_until(journal.room)
+
+
+def test_it_makes_space_where_a_failed_attempt_could_not_be_removed(new_journal, monkeypatch):
     with monkeypatch.context() as failing:
         failing.setattr(os, "posix_fallocate", no_space)
         failing.setattr(os, "unlink", read_only)
