@@ -228,9 +228,10 @@ class Journal:
                 self._current = None
 
     def _sync(self) -> None:
-        current = self._current
-        if current is not None and current.synced != current.length:
-            length = current.length
+        with self._lock:  # where records are counted before they are written
+            current = self._current
+            length = current.length if current is not None else 0
+        if current is not None and current.synced != length:
             try:
                 os.fdatasync(current.fd)
             except OSError:

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from decimal import Decimal
 from pathlib import Path
@@ -123,6 +124,7 @@ def test_it_counts_a_damaged_record_and_ships_the_others(directory, new_journal)
 
 WRITER = """
 import sys
+import threading
 import time
 from decimal import Decimal
 from pathlib import Path
@@ -298,6 +300,22 @@ def test_it_records_the_same_by_calls_of_the_system(copies_on_write, new_journal
 
     (path,) = directory.glob("*.sealed")
     assert path.read_bytes() == encode(begin) + encode(end)
+
+
+def test_it_takes_no_record_for_synced_that_is_being_written(copies_on_write, new_journal, monkeypatch):
+    journal, pwrite, found = new_journal(), os.pwrite, []
+    syncing = threading.Thread(target=journal._sync)
+
+    def slow(fd, data, at):
+        syncing.start()
+        syncing.join(0.05)
+        return pwrite(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", slow)
+    monkeypatch.setattr(os, "fdatasync", lambda fd: found.append(journal._current.path.read_bytes().rstrip(b"\0")))
+    journal.begin(a_begin())
+    syncing.join()
+    assert found and all(found)
 
 
 def test_it_keeps_what_was_written_to_pages_that_it_gave_back(new_journal, directory):
