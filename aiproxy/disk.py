@@ -15,15 +15,15 @@ def file_system(directory: str | os.PathLike[str], *, mounts: str = "/proc/self/
     wanted = nearest(directory).resolve()
     found, longest = "", -1
     try:
-        lines = Path(mounts).read_text(errors="replace").splitlines()
+        lines = Path(mounts).read_bytes().split(b"\n")[:-1]  # names may hold all else that Python ends lines at
     except OSError:
         return ""
     for line in lines:
-        mount, _, kind = line.partition(" - ")
-        point = mount.split()[4].encode().decode("unicode_escape")  # blanks are \040 there
+        mount, _, kind = line.partition(b" - ")
+        point = os.fsdecode(mount.split(b" ")[4].decode("unicode_escape").encode("latin-1"))  # blanks are \040 there
         # A later mount on the same point hides the earlier one.
         if wanted.is_relative_to(point) and len(point) >= longest:
-            found, longest = kind.split()[0], len(point)
+            found, longest = kind.split()[0].decode(), len(point)
     return found
 
 

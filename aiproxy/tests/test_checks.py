@@ -170,12 +170,15 @@ def test_it_refuses_a_network_file_system(settings, tmp_path, monkeypatch):
     assert ids(checks.check_data_directory) == ["aiproxy.E012"]
 
 
-def test_it_finds_the_innermost_mount(tmp_path):
-    data = tmp_path / "with blank" / "data"
+@pytest.mark.parametrize("name", ["with blank", "Größe", "\r", "a\rb c", "\f\u2028", "\udcff"])
+def test_it_finds_the_innermost_mount(name, tmp_path):
+    data = tmp_path / name / "data"
     data.mkdir(parents=True)
     mounts = tmp_path / "mountinfo"
-    shared = str(tmp_path / "with blank").replace(" ", r"\040")
-    mounts.write_text(f"1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 0:9 / {shared} rw shared:1 - nfs4 server:/x rw\n")
+    shared = str(tmp_path / name).replace(" ", r"\040")
+    mounts.write_bytes(
+        os.fsencode(f"1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 0:9 / {shared} rw shared:1 - nfs4 server:/x rw\n")
+    )
     assert disk.file_system(data / "not" / "yet", mounts=mounts) == "nfs4"
     assert disk.file_system(tmp_path, mounts=mounts) == "ext4"
     assert disk.file_system(tmp_path, mounts=tmp_path / "absent") == ""
