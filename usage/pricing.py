@@ -20,8 +20,8 @@ import msgspec
 BOOK = Path(__file__).with_name("prices.json")
 # What the columns of a cost hold: dollars with eight decimals, below this many dollars.
 COST_LIMIT = 10_000
-_PICO_LIMIT = COST_LIMIT * 10**12
 _STEP = 10**4  # pico-dollars in the last decimal of a cost
+_PICO_LIMIT = COST_LIMIT * 10**12 - _STEP // 2  # from here on it is rounded up to what a column cannot hold
 NOTHING = "0.00000000"
 # Where the book's prices hold, of a provider with several addresses: Alibaba's are those of Singapore.
 _LISTED_AT = re.compile(r"//dashscope-intl\.|\.ap-southeast-1\.")

@@ -157,6 +157,12 @@ def test_staff_overrule_the_book_while_their_price_holds():
     assert cost("alibaba", "gpt-4o-mini", used(M), override) is None
 
 
+def test_it_knows_no_cost_that_a_column_cannot_hold():
+    pico = staffs("gpt-99", "0.000001")
+    assert cost("openai", "gpt-99", used(10**16 - 5001), pico) == "9999.99999999"
+    assert cost("openai", "gpt-99", used(10**16 - 5000), pico) is None
+
+
 def test_the_nearest_price_of_staffs_holds_then_the_latest():
     prices = [
         staffs("gpt-*", "1"),
