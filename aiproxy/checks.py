@@ -25,7 +25,7 @@ from django.http.request import validate_host
 
 from accounts.addresses import networks
 from accounts.keyset import KeysetError, parse_keyset
-from aiproxy import disk
+from usage import disk
 
 TAG = "aiproxy"  # what asgi.py runs before it serves
 MIN_SECRET = 32  # characters of a text, bytes of a pepper

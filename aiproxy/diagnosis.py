@@ -19,9 +19,9 @@ from django.db.migrations.executor import MigrationExecutor
 
 from accounts.keyset import parse_keyset
 from accounts.models import ProxyKey
-from aiproxy import disk, health
+from aiproxy import health
 from audit import guard
-from usage import partitions, rebuild
+from usage import disk, partitions, rebuild
 from vault import canary
 from vault.providers import PROVIDERS
 

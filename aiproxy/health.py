@@ -21,7 +21,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
 
-from aiproxy import disk
+from usage import disk
 from vault import canary
 
 MAX_AGE = 1.0  # seconds

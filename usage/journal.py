@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+from usage import disk
 from usage.records import RECORD_MAX, Attempt, Begin, End, Ending, Record, Refused, Resigned, Template, encode
 
 __all__ = ["Attempt", "Begin", "End", "Ending", "Journal", "JournalFull", "Template"]
@@ -29,8 +30,6 @@ __all__ = ["Attempt", "Begin", "End", "Ending", "Journal", "JournalFull", "Templ
 logger = logging.getLogger(__name__)
 
 SEGMENT_MIN = 16 * RECORD_MAX
-# File systems on which reserved space is written in place: a page of it can always be.
-IN_PLACE = frozenset({"ext4", "xfs", "tmpfs"})
 
 
 class JournalFull(Exception):
@@ -81,7 +80,7 @@ class Journal:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory.chmod(0o700)
         self._directory_fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._is_mapped = file_system(self._directory_fd) in IN_PLACE
+        self._is_mapped = disk.file_system(self.directory) in disk.IN_PLACE
         self.writer = secrets.token_hex(8)
         self._lock_fd = self._take_lock()
         self._closing = self._is_failing = False
@@ -302,16 +301,3 @@ def _release(segment: _Segment) -> None:
     if segment.memory is not None:
         segment.memory.close()
     os.close(segment.fd)
-
-
-def file_system(fd: int) -> str:
-    """The type of the file system that a file is on, by its device; "" where nobody says (proc_pid_mountinfo(5))."""
-    device = os.fstat(fd).st_dev
-    number = b"%d:%d" % (os.major(device), os.minor(device))
-    with contextlib.suppress(OSError):
-        # As bytes, and by newlines alone: a directory that somebody mounts at may be called all that ends other lines.
-        for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n")[:-1]:
-            mount, _, kind = line.partition(b" - ")
-            if mount.split()[2] == number:
-                return kind.split()[0].decode()
-    return ""

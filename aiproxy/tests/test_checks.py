@@ -8,8 +8,9 @@ import pytest
 from django.conf import settings as django_settings
 from django.core.checks import run_checks
 
-from aiproxy import checks, disk
+from aiproxy import checks
 from tests.environment import fresh_secrets
+from usage import disk
 
 KEYS = ["SECRET_KEY", "AIPROXY_JWT_KEY", "AIPROXY_FINGERPRINT_KEY", "AIPROXY_PEPPERS", "AIPROXY_MASTER_KEYS"]
 

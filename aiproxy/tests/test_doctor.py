@@ -15,8 +15,8 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.utils import timezone
 
 from accounts.models import ProxyKey
-from aiproxy import diagnosis, disk
-from usage import partitions
+from aiproxy import diagnosis
+from usage import disk, partitions
 from usage.models import TotalDay
 from vault.models import ApiKey
 

@@ -16,8 +16,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from accounts.ids import uuid7
-from usage import journal as journals
-from usage import segments
+from usage import disk, segments
 from usage.journal import Journal, JournalFull
 from usage.records import HEAD, RECORD_MAX, Attempt, Begin, End, Ending, Template, cut, decode, encode
 from usage.segments import Tail
@@ -217,7 +216,7 @@ def test_it_records_no_refusal_on_space_that_is_reserved_for_others(new_journal,
 @pytest.fixture
 def copies_on_write(monkeypatch):
     """Nobody can say of such a file system that reserved space can be written."""
-    monkeypatch.setattr(journals, "IN_PLACE", frozenset())
+    monkeypatch.setattr(disk, "IN_PLACE", set())
 
 
 def test_it_goes_on_without_a_refusal_that_the_disk_does_not_take(copies_on_write, new_journal, monkeypatch):
@@ -328,24 +327,6 @@ def test_it_keeps_what_was_written_to_pages_that_it_gave_back(new_journal, direc
 
     (path,) = directory.glob("*.sealed")
     assert [record.id for record in read(path)[0] if isinstance(record, End)] == ids
-
-
-@pytest.mark.parametrize(("device", "kind"), [((8, 1), "ext4"), ((0, 5), "proc"), ((9, 9), "")])
-def test_it_knows_a_file_system_by_its_device(device, kind, monkeypatch):
-    mounts = b"1 0 0:5 / /proc rw - proc proc rw\n36 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n"
-    monkeypatch.setattr(Path, "read_bytes", lambda _: mounts)
-    monkeypatch.setattr(os, "fstat", lambda fd: os.stat_result((0, 0, os.makedev(*device), *[0] * 7)))
-
-    assert journals.file_system(0) == kind
-
-
-@pytest.mark.parametrize("name", ["\r", "a\r8:1", "\f", "\x1c", "\x85", "\u2028", "\udcff"])
-def test_it_reads_mounts_at_any_name(name, monkeypatch):
-    mounts = f"1 0 0:5 / /{name} rw - proc proc rw\n36 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
-    monkeypatch.setattr(Path, "read_bytes", lambda _: mounts.encode(errors="surrogateescape"))
-    monkeypatch.setattr(os, "fstat", lambda fd: os.stat_result((0, 0, os.makedev(8, 1), *[0] * 7)))
-
-    assert journals.file_system(0) == "ext4"
 
 
 def test_it_seals_a_segment_by_age(new_journal, directory):

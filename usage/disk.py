@@ -8,6 +8,8 @@ NETWORK = {
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "ceph", "glusterfs", "lustre", "gfs2", "ocfs2", "beegfs",
     "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "fuse.mount-s3",
 }  # fmt: skip
+# Reserved space is written in place there, so a page of it always can be: not so where a copy may share blocks (XFS).
+IN_PLACE = {"ext4", "tmpfs"}
 
 
 def file_system(directory: str | os.PathLike[str], *, mounts: str = "/proc/self/mountinfo") -> str:
