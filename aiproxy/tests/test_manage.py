@@ -1,0 +1,70 @@
+"""What an operator sees when a command cannot go on: a line that says what is wrong, and no traceback."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from django.conf import settings
+
+from tests.environment import fresh_secrets
+from tests.servers import free_port
+
+
+@pytest.fixture
+def start(tmp_path):
+    def start(*command, stdout=subprocess.PIPE, **environment):
+        base = {"PATH": os.environ["PATH"], "AIPROXY_ENV_FILE": os.devnull, "AIPROXY_DATA_DIR": str(tmp_path)}
+        return subprocess.Popen(
+            [sys.executable, "manage.py", *command],
+            env=base | fresh_secrets() | environment,
+            cwd=settings.BASE_DIR,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+        )
+
+    return start
+
+
+def test_it_names_the_setting_that_is_wrong(start):
+    process = start("doctor", AIPROXY_HTTPS="tru")
+    assert process.communicate(timeout=60)[1] == b"A setting is wrong: AIPROXY_HTTPS is neither true nor false.\n"
+    assert process.returncode == 1
+
+
+def test_it_says_that_the_database_has_no_tables_yet(start):
+    process = start("usage_report")
+    said = process.communicate(timeout=60)[1]
+    assert said.startswith(b"The database failed: no such table: ")
+    assert said.endswith(b". `manage.py doctor` says what is wrong.\n")
+    assert process.returncode == 1
+
+
+def test_it_shows_where_it_failed_to_who_asks(start):
+    process = start("usage_report", "--traceback")
+    assert b"Traceback" in process.communicate(timeout=60)[1]
+
+
+def test_it_says_that_an_argument_is_not_utf_8(start):
+    process = start("create_proxy_key", b"\xff@example.com")
+    assert process.communicate(timeout=60)[1] == b"An argument is not UTF-8.\n"
+    assert process.returncode == 1
+
+
+def test_it_is_quiet_when_nobody_reads_on(start):
+    read, write = os.pipe()
+    os.close(read)
+    process = start("make_secrets", stdout=write)
+    os.close(write)
+    assert process.communicate(timeout=60)[1] == b""
+    assert process.returncode == 1
+
+
+def test_it_ends_quietly_on_ctrl_c(start):
+    """While it waits for a database that is not there, which its first line tells."""
+    process = start("usage_report", DATABASE_URL=f"postgres://somebody@127.0.0.1:{free_port()}/name")
+    assert b"error connecting" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    assert b"Traceback" not in process.communicate(timeout=60)[1]
+    assert process.returncode == 130
