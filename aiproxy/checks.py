@@ -45,7 +45,25 @@ _EXAMPLES = (
     "sk-1234",
 )
 # First parts of other paths.
-_TAKEN = ("api", "api-keys", "auth", "health", "livez", "metrics", "proxy-api-keys", "readyz", "static", "usage", "v1")
+_TAKEN = (
+    "api",
+    "api-keys",
+    "auth",
+    "console",
+    "docs",
+    "health",
+    "language",
+    "limits",
+    "livez",
+    "metrics",
+    "model-aliases",
+    "prices",
+    "proxy-api-keys",
+    "readyz",
+    "static",
+    "usage",
+    "v1",
+)
 _MAKE_TEXT = 'Generate one: `python -c "import secrets; print(secrets.token_urlsafe(48))"`.'
 _MAKE_PEPPER = "Generate one with `openssl rand -base64 32`, and write it after its id, as in `1:…`."
 
@@ -166,6 +184,21 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+
+
+@register(TAG)
+def check_own_names(**_: Any) -> list[CheckMessage]:
+    """How others are told of this installation: in links of mails, and in `Via`."""
+    found: list[CheckMessage] = []
+    if (url := settings.AIPROXY_PUBLIC_URL) and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url):
+        hint = "Like https://aiproxy.example.org, as people type it."
+        found.append(
+            Error("AIPROXY_PUBLIC_URL is no address: links in mails would lead nowhere.", hint, id="aiproxy.E023")
+        )
+    if (name := settings.AIPROXY_INSTANCE_ID) and not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        hint = "Letters, digits, `.`, `-` and `_`, as in `aiproxy-eu`."
+        found.append(Error("AIPROXY_INSTANCE_ID cannot stand in `Via`.", hint, id="aiproxy.E024"))
+    return found
 
 
 @register(TAG, Tags.security)

@@ -5,6 +5,8 @@ is refused or taken literally here: a typing mistake must not change what the se
 """
 
 import os
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0", ""}
+_DATABASES = ("django.db.backends.postgresql", "django.db.backends.sqlite3")
+INFINITE = float("inf")
 
 
 class _Variables(environ.FileAwareEnv.ENVIRON.__class__):  # type: ignore[misc]
@@ -23,6 +27,8 @@ class _Variables(environ.FileAwareEnv.ENVIRON.__class__):  # type: ignore[misc]
             value = str(super().__getitem__(name))
         except OSError as exc:
             raise ImproperlyConfigured(f"{name}_FILE cannot be read: {exc.strerror}.") from None
+        except UnicodeDecodeError:
+            raise ImproperlyConfigured(f"{name}_FILE is not UTF-8.") from None
         return value.strip().replace("$", r"\$")
 
 
@@ -38,8 +44,13 @@ class Environment(environ.FileAwareEnv):  # type: ignore[misc]
     @classmethod
     def read(cls, file: str | os.PathLike[str]) -> "Environment":
         """Fills what the process's environment leaves out from a `.env` file, if there is one."""
-        if Path(file).is_file():
-            cls.read_env(file)
+        try:
+            if Path(file).is_file():
+                cls.read_env(file)
+        except OSError as exc:
+            raise ImproperlyConfigured(f"AIPROXY_ENV_FILE cannot be read: {exc.strerror}.") from None
+        except UnicodeDecodeError:
+            raise ImproperlyConfigured("AIPROXY_ENV_FILE is not UTF-8.") from None
         return cls()
 
     def bool(self, var: str, default: bool = False) -> bool:
@@ -50,17 +61,43 @@ class Environment(environ.FileAwareEnv):  # type: ignore[misc]
             raise ImproperlyConfigured(f"{var} is neither true nor false.")
         return text in _TRUE
 
-    def int(self, var: str, default: int) -> int:
-        return int(self._number(var, int, default))
+    def int(self, var: str, default: int, *, least: int = 0, most: float = INFINITE) -> int:
+        return int(self._number(var, int, default, (least, most)))
 
-    def float(self, var: str, default: float) -> float:
-        return float(self._number(var, float, default))
+    def float(self, var: str, default: float, *, least: float = 0, most: float = INFINITE) -> float:
+        return float(self._number(var, float, default, (least, most)))
+
+    def rate(self, var: str, default: str) -> str:
+        text = self.str(var, "")
+        if text and not re.fullmatch(r"[0-9]{1,9}/(s|sec|second|m|min|minute|h|hour|d|day)", text):
+            raise ImproperlyConfigured(f"{var} is no rate, as in 20/hour: a number, and second, minute, hour or day.")
+        return text or default
+
+    def database(self, var: str, url: str) -> dict[str, Any]:
+        try:
+            with warnings.catch_warnings(action="ignore"):  # they would show the password
+                found: dict[str, Any] = self.db_url_config(url)
+        except (ValueError, ImproperlyConfigured):
+            found = {}
+        if found.get("ENGINE") not in _DATABASES:
+            raise ImproperlyConfigured(
+                f"{var} is no database's address, as in postgres://user:password@host:5432/name."
+            )
+        return found
+
+    def mail(self, var: str, url: str) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = self.email_url_config(url)
+        except (ValueError, ImproperlyConfigured):
+            hint = "as in smtp+tls://user:password@host:587"
+            raise ImproperlyConfigured(f"{var} is no mail server's address, {hint}.") from None
+        return found
 
     def list(self, var: str) -> list[str]:
         """The entries between commas, without the blanks around them."""
         return [entry.strip() for entry in self.str(var, "").split(",") if entry.strip()]
 
-    def _number(self, var: str, cast: Any, default: Any) -> Any:
+    def _number(self, var: str, cast: Any, default: Any, bounds: tuple[Any, Any]) -> Any:
         text = self.str(var, "")
         if not text:
             return default
@@ -68,6 +105,13 @@ class Environment(environ.FileAwareEnv):  # type: ignore[misc]
             number = cast(text)
         except ValueError:
             raise ImproperlyConfigured(f"{var} is not a number (no unit follows it).") from None
-        if not 0 <= number < float("inf"):
-            raise ImproperlyConfigured(f"{var} must be 0 or more.")
+        least, most = bounds
+        if not least <= number < INFINITE:
+            raise ImproperlyConfigured(f"{var} must be {least:g} or more.")
+        if number > most:
+            raise ImproperlyConfigured(f"{var} must be {most:,} at the most.")
         return number
+
+    def str(self, var: str, default: str) -> str:
+        """What is set to nothing is not set. The last method: its name is a type above."""
+        return super().str(var, default) or default

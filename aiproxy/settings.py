@@ -14,6 +14,8 @@ from typing import Any
 from aiproxy.environment import Environment
 
 BASE_DIR = Path(__file__).resolve().parent.parent
+SHORTEST = 0.001  # seconds: with a time-out of 0 nothing would ever be in time
+YEAR_MINUTES = 525_600
 env = Environment.read(os.environ.get("AIPROXY_ENV_FILE", BASE_DIR / ".env"))
 
 # --- Secrets: one purpose each; the checks refuse missing, short, example or equal ones -------------
@@ -40,7 +42,7 @@ AIPROXY_CORS_ORIGINS = env.list("AIPROXY_CORS_ORIGINS")
 AIPROXY_INSTANCE_ID = env.str("AIPROXY_INSTANCE_ID", "")
 AIPROXY_METRICS_TOKEN = env.str("AIPROXY_METRICS_TOKEN", "")
 # A port of its own asks for no token, so it listens on the loopback unless told otherwise; 0: none.
-AIPROXY_METRICS_PORT = env.int("AIPROXY_METRICS_PORT", 0)
+AIPROXY_METRICS_PORT = env.int("AIPROXY_METRICS_PORT", 0, most=65_535)
 AIPROXY_METRICS_HOST = env.str("AIPROXY_METRICS_HOST", "127.0.0.1")
 # Where an OpenTelemetry collector takes OTLP over HTTP; empty: nobody is told.
 AIPROXY_OTLP_ENDPOINT = env.str("AIPROXY_OTLP_ENDPOINT", "")
@@ -50,7 +52,7 @@ AIPROXY_LOG_FORMAT = env.str("AIPROXY_LOG_FORMAT", "line")  # or json
 # --- Mail ------------------------------------------------------------------------------------------
 # Empty: nobody is written to. Never the console unless asked for: links that set a password would stand in its log.
 EMAIL_URL = env.str("EMAIL_URL", "") or ("consolemail://" if DEBUG else "")
-_mail = env.email_url_config(EMAIL_URL or "dummymail://")
+_mail = env.mail("EMAIL_URL", EMAIL_URL or "dummymail://")
 EMAIL_BACKEND = _mail["EMAIL_BACKEND"]
 EMAIL_FILE_PATH = _mail["EMAIL_FILE_PATH"]
 EMAIL_HOST, EMAIL_PORT = _mail["EMAIL_HOST"] or "localhost", _mail["EMAIL_PORT"] or 25
@@ -72,37 +74,37 @@ AIPROXY_UPSTREAM_PROXY = env.str("AIPROXY_UPSTREAM_PROXY", "")  # an HTTP CONNEC
 AIPROXY_UPSTREAM_CA_FILE = env.str("AIPROXY_UPSTREAM_CA_FILE", "")  # more trust roots, PEM
 
 # --- The data plane: time-outs in seconds, sizes in bytes -------------------------------------------
-AIPROXY_CONNECT_TIMEOUT = env.float("AIPROXY_CONNECT_TIMEOUT", 5)
-AIPROXY_TLS_TIMEOUT = env.float("AIPROXY_TLS_TIMEOUT", 5)
-AIPROXY_FIRST_BYTE_TIMEOUT = env.float("AIPROXY_FIRST_BYTE_TIMEOUT", 600)
-AIPROXY_STREAM_IDLE_TIMEOUT = env.float("AIPROXY_STREAM_IDLE_TIMEOUT", 300)
-AIPROXY_TOTAL_TIMEOUT = env.float("AIPROXY_TOTAL_TIMEOUT", 3600)
+AIPROXY_CONNECT_TIMEOUT = env.float("AIPROXY_CONNECT_TIMEOUT", 5, least=SHORTEST)
+AIPROXY_TLS_TIMEOUT = env.float("AIPROXY_TLS_TIMEOUT", 5, least=SHORTEST)
+AIPROXY_FIRST_BYTE_TIMEOUT = env.float("AIPROXY_FIRST_BYTE_TIMEOUT", 600, least=SHORTEST)
+AIPROXY_STREAM_IDLE_TIMEOUT = env.float("AIPROXY_STREAM_IDLE_TIMEOUT", 300, least=SHORTEST)
+AIPROXY_TOTAL_TIMEOUT = env.float("AIPROXY_TOTAL_TIMEOUT", 3600, least=SHORTEST)
 AIPROXY_RETRY_AFTER_WAIT = env.float("AIPROXY_RETRY_AFTER_WAIT", 2)
 AIPROXY_BREAKER_FAILURES = env.int("AIPROXY_BREAKER_FAILURES", 5)
 AIPROXY_BREAKER_WINDOW = env.float("AIPROXY_BREAKER_WINDOW", 30)
 AIPROXY_BREAKER_REST = env.float("AIPROXY_BREAKER_REST", 10)
-AIPROXY_HEADER_TIMEOUT = env.float("AIPROXY_HEADER_TIMEOUT", 10)
-AIPROXY_BODY_IDLE_TIMEOUT = env.float("AIPROXY_BODY_IDLE_TIMEOUT", 30)
-AIPROXY_WRITE_TIMEOUT = env.float("AIPROXY_WRITE_TIMEOUT", 30)
+AIPROXY_HEADER_TIMEOUT = env.float("AIPROXY_HEADER_TIMEOUT", 10, least=SHORTEST)
+AIPROXY_BODY_IDLE_TIMEOUT = env.float("AIPROXY_BODY_IDLE_TIMEOUT", 30, least=SHORTEST)
+AIPROXY_WRITE_TIMEOUT = env.float("AIPROXY_WRITE_TIMEOUT", 30, least=SHORTEST)
 AIPROXY_KEEPALIVE_TIMEOUT = env.float("AIPROXY_KEEPALIVE_TIMEOUT", 75)
-AIPROXY_GRACE = env.float("AIPROXY_GRACE", 30)
-AIPROXY_MAX_BODY = env.int("AIPROXY_MAX_BODY", 32 << 20)
-AIPROXY_MAX_BODIES = env.int("AIPROXY_MAX_BODIES", 256 << 20)
+AIPROXY_GRACE = env.float("AIPROXY_GRACE", 30, least=1, most=86_400)
+AIPROXY_MAX_BODY = env.int("AIPROXY_MAX_BODY", 32 << 20, least=1)
+AIPROXY_MAX_BODIES = env.int("AIPROXY_MAX_BODIES", 256 << 20, least=1)
 AIPROXY_POLICY_MAX_AGE = env.float("AIPROXY_POLICY_MAX_AGE", 900)
-AIPROXY_DATABASE_TIMEOUT = env.float("AIPROXY_DATABASE_TIMEOUT", 1.0)
-AIPROXY_REDIS_TIMEOUT = env.float("AIPROXY_REDIS_TIMEOUT", 0.05)
+AIPROXY_DATABASE_TIMEOUT = env.float("AIPROXY_DATABASE_TIMEOUT", 1.0, least=SHORTEST)
+AIPROXY_REDIS_TIMEOUT = env.float("AIPROXY_REDIS_TIMEOUT", 0.05, least=SHORTEST)
 # How many workers share the limits while Redis is away; `serve` sets it to its --workers.
 AIPROXY_WORKERS = env.int("AIPROXY_WORKERS", 1)
-AIPROXY_JOURNAL_SEGMENT = env.int("AIPROXY_JOURNAL_SEGMENT", 8 << 20)
+AIPROXY_JOURNAL_SEGMENT = env.int("AIPROXY_JOURNAL_SEGMENT", 8 << 20, least=40_960)
 
 # --- The back-office --------------------------------------------------------------------------------
 AIPROXY_ADMIN_PATH = env.str("AIPROXY_ADMIN_PATH", "").strip("/") or "admin"
 AIPROXY_ADMIN_HOST = env.str("AIPROXY_ADMIN_HOST", "").lower()  # one of ALLOWED_HOSTS; empty: all of them
 # Staff who have enrolled are asked for it in any case.
 AIPROXY_ADMIN_SECOND_FACTOR = env.bool("AIPROXY_ADMIN_SECOND_FACTOR", not DEBUG)
-AIPROXY_ADMIN_SESSION_HOURS = env.float("AIPROXY_ADMIN_SESSION_HOURS", 8)
-AIPROXY_ADMIN_IDLE_MINUTES = env.float("AIPROXY_ADMIN_IDLE_MINUTES", 30)
-AIPROXY_ADMIN_PROOF_MINUTES = env.float("AIPROXY_ADMIN_PROOF_MINUTES", 15)
+AIPROXY_ADMIN_SESSION_HOURS = env.float("AIPROXY_ADMIN_SESSION_HOURS", 8, most=8_760)
+AIPROXY_ADMIN_IDLE_MINUTES = env.float("AIPROXY_ADMIN_IDLE_MINUTES", 30, most=YEAR_MINUTES)
+AIPROXY_ADMIN_PROOF_MINUTES = env.float("AIPROXY_ADMIN_PROOF_MINUTES", 15, most=YEAR_MINUTES)
 
 # --- Django ----------------------------------------------------------------------------------------
 INSTALLED_APPS = [
@@ -174,7 +176,7 @@ TEMPLATES = [
     },
 ]
 
-DATABASES: dict[str, dict[str, Any]] = {"default": env.db_url_config(DATABASE_URL)}
+DATABASES: dict[str, dict[str, Any]] = {"default": env.database("DATABASE_URL", DATABASE_URL)}
 _database = DATABASES["default"]
 if _database["ENGINE"].endswith("sqlite3"):
     _database["OPTIONS"] = {
@@ -188,7 +190,7 @@ else:
     _database["OPTIONS"] = {
         **_database.get("OPTIONS", {}),
         "connect_timeout": 5,
-        "pool": {"min_size": 0, "max_size": env.int("AIPROXY_DB_POOL", 10), "timeout": 5, "max_idle": 60},
+        "pool": {"min_size": 0, "max_size": env.int("AIPROXY_DB_POOL", 10, least=1), "timeout": 5, "max_idle": 60},
     }
 
 CACHES: dict[str, dict[str, Any]] = {
@@ -215,8 +217,8 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
 ]
 
-AXES_FAILURE_LIMIT = env.int("AIPROXY_LOGIN_FAILURES", 10)
-AXES_COOLOFF_TIME = timedelta(minutes=env.int("AIPROXY_LOGIN_COOLOFF_MINUTES", 15))
+AXES_FAILURE_LIMIT = env.int("AIPROXY_LOGIN_FAILURES", 10, least=1)
+AXES_COOLOFF_TIME = timedelta(minutes=env.int("AIPROXY_LOGIN_COOLOFF_MINUTES", 15, least=1, most=YEAR_MINUTES))
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_USERNAME_CALLABLE = "aiproxy.sessions.login_name"
 AXES_RESET_ON_SUCCESS = True
@@ -240,12 +242,12 @@ REST_FRAMEWORK = {
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "accounts.errors.exception_handler",
     "DEFAULT_THROTTLE_RATES": {
-        "signup": env.str("AIPROXY_SIGNUP_RATE", "20/hour"),  # an address
-        "login": env.str("AIPROXY_LOGIN_RATE", "60/minute"),  # an address
-        "password": env.str("AIPROXY_PASSWORD_RATE", "10/minute"),  # a user
-        "mail": env.str("AIPROXY_MAIL_RATE", "20/hour"),  # an address
-        "mail_recipient": env.str("AIPROXY_MAIL_RECIPIENT_RATE", "5/hour"),  # an e-mail address
-        "proxy_keys": env.str("AIPROXY_PROXY_KEYS_RATE", "60/minute"),  # a user
+        "signup": env.rate("AIPROXY_SIGNUP_RATE", "20/hour"),  # an address
+        "login": env.rate("AIPROXY_LOGIN_RATE", "60/minute"),  # an address
+        "password": env.rate("AIPROXY_PASSWORD_RATE", "10/minute"),  # a user
+        "mail": env.rate("AIPROXY_MAIL_RATE", "20/hour"),  # an address
+        "mail_recipient": env.rate("AIPROXY_MAIL_RECIPIENT_RATE", "5/hour"),  # an e-mail address
+        "proxy_keys": env.rate("AIPROXY_PROXY_KEYS_RATE", "60/minute"),  # a user
     },
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }
@@ -266,8 +268,8 @@ SIMPLE_JWT = {
     "ALGORITHM": "HS256",
     "ISSUER": "aiproxy",
     "AUDIENCE": "aiproxy",
-    "ACCESS_TOKEN_LIFETIME": timedelta(minutes=env.int("AIPROXY_ACCESS_TOKEN_MINUTES", 10)),
-    "REFRESH_TOKEN_LIFETIME": timedelta(days=env.int("AIPROXY_REFRESH_TOKEN_DAYS", 14)),
+    "ACCESS_TOKEN_LIFETIME": timedelta(minutes=env.int("AIPROXY_ACCESS_TOKEN_MINUTES", 10, least=1, most=YEAR_MINUTES)),
+    "REFRESH_TOKEN_LIFETIME": timedelta(days=env.int("AIPROXY_REFRESH_TOKEN_DAYS", 14, least=1, most=3_650)),
     "CHECK_REVOKE_TOKEN": True,  # a password change ends every token; accounts/tokens.py does the rotation
 }
 

@@ -8,7 +8,7 @@ import pytest
 from django.conf import settings as django_settings
 from django.core.checks import run_checks
 
-from aiproxy import checks
+from aiproxy import checks, urls
 from tests.environment import fresh_secrets
 from usage import disk
 
@@ -157,6 +157,28 @@ def test_it_knows_settings_in_files_and_those_of_other_databases(monkeypatch):
     monkeypatch.setenv("AIPROXY_JWT_KEY_FILE", "/run/secrets/jwt")
     monkeypatch.setenv("AIPROXY_DB_POOL", "5")
     assert checks.check_names() == []
+
+
+def test_it_refuses_a_public_address_that_links_cannot_begin_with(settings):
+    settings.AIPROXY_PUBLIC_URL = "aiproxy.example.org"
+    assert ids(checks.check_own_names) == ["aiproxy.E023"]
+    settings.AIPROXY_PUBLIC_URL = "https://aiproxy.example.org:8443/"
+    assert ids(checks.check_own_names) == []
+
+
+@pytest.mark.parametrize("name", ["two words", "a\nb", "\u00e4"])
+def test_it_refuses_a_name_that_cannot_stand_in_via(settings, name):
+    settings.AIPROXY_INSTANCE_ID = name
+    assert ids(checks.check_own_names) == ["aiproxy.E024"]
+
+
+PAGES = sorted({str(entry.pattern).partition("/")[0] for entry in urls.urlpatterns} - {"admin", ""})
+
+
+@pytest.mark.parametrize("taken", PAGES)
+def test_it_leaves_every_page_its_path(settings, taken):
+    settings.AIPROXY_ADMIN_PATH = taken
+    assert ids(checks.check_back_office) == ["aiproxy.E017"]
 
 
 def test_it_refuses_a_data_directory_that_cannot_be_written(settings, tmp_path):

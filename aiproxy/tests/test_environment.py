@@ -69,3 +69,50 @@ def test_it_fills_from_a_file_what_the_environment_leaves_out(monkeypatch, tmp_p
 
 def test_it_needs_no_file(tmp_path):
     assert Environment.read(tmp_path / "absent.env").str("AIPROXY_NOT_SET", "default") == "default"
+
+
+@pytest.mark.parametrize("text", ["", "1000/min", "0/hour", "5/d"])
+def test_it_reads_a_rate(env, monkeypatch, text):
+    monkeypatch.setenv(NAME, text)
+    assert env.rate(NAME, "20/hour") == (text or "20/hour")
+
+
+@pytest.mark.parametrize("text", ["5", "abc/hour", "5/fortnight", "-5/hour", "5/", "/hour"])
+def test_it_refuses_what_is_no_rate(env, monkeypatch, text):
+    monkeypatch.setenv(NAME, text)
+    with pytest.raises(ImproperlyConfigured, match=f"{NAME} is no rate"):
+        env.rate(NAME, "20/hour")
+
+
+@pytest.mark.parametrize(("text", "said"), [("0", "1 or more"), ("70000", "65,535 at the most")])
+def test_it_holds_a_number_to_its_bounds(env, monkeypatch, text, said):
+    monkeypatch.setenv(NAME, text)
+    with pytest.raises(ImproperlyConfigured, match=f"{NAME} must be {said}"):
+        env.int(NAME, 10, least=1, most=65_535)
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "postgress://me:s3cret@host/name", "postgres://host:99999/name", "mysql://h/n"]
+)
+def test_it_refuses_what_is_no_database_and_shows_no_password(env, recwarn, url):
+    with pytest.raises(ImproperlyConfigured, match="DATABASE_URL is no database's address") as caught:
+        env.database("DATABASE_URL", url)
+    assert "s3cret" not in str(caught.value)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("url", ["nonsense", "pop3://host", "smtp://host:abc"])
+def test_it_refuses_what_is_no_mail_server(env, url):
+    with pytest.raises(ImproperlyConfigured, match="EMAIL_URL is no mail server's address"):
+        env.mail("EMAIL_URL", url)
+
+
+def test_it_takes_a_text_that_is_set_to_nothing_for_none(env, monkeypatch):
+    monkeypatch.setenv(NAME, "")
+    assert env.str(NAME, "127.0.0.1") == "127.0.0.1"
+
+
+def test_it_says_that_its_file_is_not_text(tmp_path):
+    (tmp_path / "env").write_bytes(b"SECRET_KEY=\xff\n")
+    with pytest.raises(ImproperlyConfigured, match="AIPROXY_ENV_FILE is not UTF-8"):
+        Environment.read(tmp_path / "env")

@@ -33,7 +33,7 @@ def test_it_documents_no_setting_that_is_gone():
 
 
 @pytest.mark.parametrize(
-    ("name", "default"), re.findall(r'env\.(?:int|float)\("([A-Z_]+)", ([\d.]+(?: << \d+)?)\)', SOURCE)
+    ("name", "default"), re.findall(r'env\.(?:int|float)\("([A-Z_]+)", ([\d.]+(?: << \d+)?)[,)]', SOURCE)
 )
 def test_it_documents_the_true_default_of_a_number(name, default):
     number, _, shift = default.partition(" << ")
@@ -41,7 +41,7 @@ def test_it_documents_the_true_default_of_a_number(name, default):
     assert float(re.search(r"`([\d.]+)`", ROWS[name].split("|")[2])[1]) == true
 
 
-@pytest.mark.parametrize(("name", "default"), re.findall(r'env\.str\("([A-Z_]+)", "([^"]+)"\)', SOURCE))
+@pytest.mark.parametrize(("name", "default"), re.findall(r'env\.(?:str|rate)\("([A-Z_]+)", "([^"]+)"\)', SOURCE))
 def test_it_documents_the_true_default_of_a_text(name, default):
     assert f"`{default}`" in ROWS[name].split("|")[2]
 
