@@ -1,7 +1,10 @@
 """The demo provider speaks OpenAI's dialect as the official client expects it."""
 
+import socket
+
 import openai
 import pytest
+from django.core.management import CommandError, call_command
 
 from aiproxy.mock_provider import MockProvider
 
@@ -77,3 +80,16 @@ async def test_it_says_what_is_missing(client):
     with pytest.raises(openai.BadRequestError) as refusal:
         await client.chat.completions.create(model="gpt-4o-mini", messages=[])
     assert refusal.value.param == "messages"
+
+
+def test_it_says_that_its_port_is_taken():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(CommandError, match=f"cannot listen on 127.0.0.1:{port}"):
+            call_command("mock_provider", "--port", str(port))
+
+
+@pytest.mark.parametrize("arguments", [["--port", "99999"], ["--pace", "-5"], ["--pace", "nan"]])
+def test_it_refuses_what_is_no_port_and_no_pace(arguments):
+    with pytest.raises(CommandError, match="99999|--pace is a number"):
+        call_command("mock_provider", *arguments)

@@ -24,6 +24,8 @@ def plain(value: Any) -> str:
         return ""
     if isinstance(value, dt.datetime):
         return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {count}" for name, count in value.items())
     return f"{value:.8f}" if isinstance(value, Decimal) else str(value)
 
 

@@ -1,5 +1,7 @@
 """What operators do with proxy keys from a shell."""
 
+import io
+
 import pytest
 from django.core.management import CommandError, call_command
 
@@ -7,6 +9,13 @@ from accounts.keys import Peppers, parse
 from accounts.models import ProxyKey
 
 pytestmark = pytest.mark.django_db
+
+
+class Gone(io.StringIO):
+    """A pipe that nobody reads."""
+
+    def write(self, text):
+        raise BrokenPipeError
 
 
 def run(capsys, *arguments):
@@ -79,3 +88,21 @@ def test_it_revokes_nothing_when_one_of_the_names_is_wrong(owner, make_key):
     with pytest.raises(CommandError, match="Name a key"):
         call_command("revoke_proxy_key")
     assert ProxyKey.objects.get().status == "live"
+
+
+def test_it_has_revoked_before_it_says_so(owner, make_key):
+    key = make_key(owner)
+    with pytest.raises(BrokenPipeError):
+        call_command("revoke_proxy_key", key.key_prefix, stdout=Gone())
+    key.refresh_from_db()
+    assert key.revoked_at is not None
+
+
+def test_it_revokes_nothing_of_somebody_without_keys(owner, capsys):
+    assert run(capsys, "revoke_proxy_key", "--user", owner.email) == "0 revoked, 0 were already."
+
+
+@pytest.mark.parametrize("when", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"])
+def test_it_refuses_a_moment_beyond_the_calendar(owner, when):
+    with pytest.raises(CommandError, match="--expires: .* is no date or moment"):
+        call_command("create_proxy_key", owner.email, "--expires", when)

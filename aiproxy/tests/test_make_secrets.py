@@ -37,7 +37,11 @@ def test_it_leaves_those_that_are_there_alone(tmp_path, capsys):
     assert "nothing was changed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("url", ["postgres://postgres:5432/aiproxy", "postgres://aiproxy:known@postgres/aiproxy"])
+@pytest.mark.parametrize(
+    "url",
+    ["postgres://postgres:5432/aiproxy", "postgres://aiproxy:known@postgres/aiproxy", "postgres://aiproxy:@postgres/a",
+     "aiproxy", "postgres://aiproxy@postgres:port/aiproxy", "postgres://aiproxy@[::1/aiproxy"],
+)  # fmt: skip
 def test_it_wants_a_user_and_no_password_to_make_one(tmp_path, url):
     with pytest.raises(CommandError, match="a user and no password"):
         call_command("make_secrets", into=tmp_path, database=url)

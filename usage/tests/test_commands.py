@@ -103,3 +103,18 @@ def test_it_quotes_what_a_spreadsheet_would_run(lead):
 
 def test_it_leaves_numbers_alone():
     assert [tables.cell(value) for value in (-5, -0.5, Decimal("-1"), None)] == ["-5", "-0.5", "-1.00000000", ""]
+
+
+@pytest.mark.parametrize("command", ["usage_report", "rebuild_usage"])
+def test_it_refuses_a_period_that_ends_before_it_begins(command):
+    with pytest.raises(CommandError, match="--from is after --to"):
+        run(command, "--from", "2026-02-01", "--to", "2026-01-01")
+
+
+def test_it_does_not_report_on_everybody_when_the_user_is_empty():
+    with pytest.raises(CommandError, match="There is no user"):
+        run("usage_report", "--user", "")
+
+
+def test_it_writes_outcomes_for_people_and_spreadsheets():
+    assert tables.as_csv([{"outcomes": {"ok": 2, "timeout": 1}}]) == 'outcomes\r\n"ok 2, timeout 1"\r\n'

@@ -35,6 +35,8 @@ def test_it_says_that_nobody_has_this_address(stored, provider) -> None:
     stored()
     with pytest.raises(CommandError, match="no user nobody@example.com"):
         call_command("check_api_keys", "--user", "nobody@example.com")
+    with pytest.raises(CommandError, match="There is no user"):
+        call_command("check_api_keys", "--user", "")
     assert provider.requests == []
 
 

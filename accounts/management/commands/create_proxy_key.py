@@ -1,5 +1,6 @@
 """`manage.py create_proxy_key`: mints a proxy key for a user and prints it, this once."""
 
+from datetime import UTC
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -64,8 +65,8 @@ def moment(text: str | None) -> Any:
     try:
         date = parse_date(text)
         found = parse_datetime(f"{text}T00:00:00" if date else text)
-    except ValueError:
-        found = None
-    if found is None:
-        raise CommandError(f"--expires: {text!r} is no date or moment; write 2030-12-31 or 2030-12-31T18:00:00Z.")
-    return found if timezone.is_aware(found) else timezone.make_aware(found, timezone.get_default_timezone())
+        if found is not None:
+            return found.astimezone(UTC) if timezone.is_aware(found) else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise CommandError(f"--expires: {text!r} is no date or moment; write 2030-12-31 or 2030-12-31T18:00:00Z.")

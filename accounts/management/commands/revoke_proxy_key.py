@@ -23,20 +23,20 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> str:
         chosen = self._named(options["prefix"])
-        if options["user"]:
+        if options["user"] is not None:
             chosen = chosen | ProxyKey.objects.filter(user=user_of(options["user"]))
-        rows = list(chosen.select_related("user"))
-        if not rows:
+        elif not options["prefix"]:
             raise CommandError("Name a key by its beginning, or a user by --user.")
-        for row in rows:
-            self.stdout.write(f"{row} {row.status:8} {row.user.email} {row.name}")
+        rows = list(chosen.select_related("user"))
+        lines = [f"{row} {row.status:8} {row.user.email} {row.name}" for row in rows]
         if options["dry_run"]:
-            return f"{sum(row.revoked_at is None for row in rows)} would be revoked."
+            return "\n".join([*lines, f"{sum(row.revoked_at is None for row in rows)} would be revoked."])
         try:
+            # Before anything is said: who reads it may leave after the first line.
             revoked = ProxyKey.objects.filter(pk__in=[row.pk for row in rows]).revoke()
         except EpochNotPublished as error:
             raise CommandError(str(error)) from error
-        return f"{revoked} revoked, {len(rows) - revoked} were already."
+        return "\n".join([*lines, f"{revoked} revoked, {len(rows) - revoked} were already."])
 
     @staticmethod
     def _named(prefixes: list[str]) -> ProxyKeyQuerySet:

@@ -3,7 +3,7 @@
 import secrets
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
@@ -30,7 +30,7 @@ class Command(BaseCommand):
         )  # fmt: skip
 
     def handle(self, *args: Any, **options: Any) -> str:
-        directory, database = options["into"], urlsplit(options["database"])
+        directory, database = options["into"], address(options["database"])
         lines = [f"{name}={make()}" for name, make in SECRETS.items()]
         if directory is None:
             if database.netloc:
@@ -40,8 +40,6 @@ class Command(BaseCommand):
             return f"{directory / ENVIRONMENT} is there already: nothing was changed."
         try:
             if database.netloc:
-                if not database.username or database.password:
-                    raise CommandError("--database: a URL with a user and no password, as in postgres://me@host/name.")
                 password = secrets.token_urlsafe(32)
                 where = database.netloc.replace("@", f":{password}@", 1)
                 lines.append(f"DATABASE_URL={urlunsplit(database._replace(netloc=where))}")
@@ -51,3 +49,15 @@ class Command(BaseCommand):
         except OSError as error:
             raise CommandError(f"{directory} cannot be written: {error.strerror}.") from error
         return f"Made {directory / ENVIRONMENT}. Keep it: without it every stored provider key is lost."
+
+
+def address(text: str) -> SplitResult:
+    """Of a database with a user; of none for an empty text."""
+    try:
+        found = urlsplit(text)
+        wrong = text and not (found.username and found.hostname and found.port != 0 and found.password is None)
+    except ValueError:  # its host or port
+        wrong = True
+    if wrong:
+        raise CommandError("--database: a URL with a user and no password, as in postgres://me@host/name.")
+    return found

@@ -5,9 +5,12 @@ import signal
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
+from aiproxy.management.commands.serve import port_number
 from aiproxy.mock_provider import MockProvider
+
+LONGEST = 60_000  # milliseconds
 
 
 class Command(BaseCommand):
@@ -16,10 +19,12 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--host", default="127.0.0.1", help="where it listens (default: %(default)s)")
-        parser.add_argument("--port", type=int, default=8001, help="0 takes a free one (default: %(default)s)")
+        parser.add_argument("--port", type=port_number, default=8001, help="0 takes a free one (default: %(default)s)")
         parser.add_argument("--pace", type=float, default=30, help="milliseconds between chunks (default: %(default)s)")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if not 0 <= options["pace"] <= LONGEST:
+            raise CommandError(f"--pace is a number of milliseconds: 0 to {LONGEST:,}.")
         asyncio.run(self._serve(options["host"], options["port"], options["pace"] / 1000))
 
     async def _serve(self, host: str, port: int, pace: float) -> None:
@@ -27,7 +32,10 @@ class Command(BaseCommand):
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
         provider = MockProvider(pace=pace)
-        port = await provider.start(host, port)
+        try:
+            port = await provider.start(host, port)
+        except OSError as error:
+            raise CommandError(f"cannot listen on {host}:{port}: {error.strerror}.") from error
         shown = f"[{host}]" if ":" in host else host
         self.stdout.write(f"Demo provider: AIPROXY_OPENAI_BASE_URL=http://{shown}:{port}/v1")
         await stopped.wait()

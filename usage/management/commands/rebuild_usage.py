@@ -41,7 +41,10 @@ class Command(BaseCommand):
         """Of which there are hours, or which were named: the log may have what the hours have lost."""
         try:
             if since and until:
-                return rebuild.between(parse_moment(since), parse_moment(until, closes=True))
+                start, end = parse_moment(since), parse_moment(until, closes=True)
+                if start > end:
+                    raise CommandError("--from is after --to.")
+                return rebuild.between(start, end)
             first, last = (parse_moment(text) if text else None for text in (since, until))
         except ValueError as error:
             raise CommandError(f"--from or --to: {error}") from error

@@ -28,7 +28,9 @@ class Command(BaseCommand):
             start = parse_moment(since) if since else end - PERIOD
         except (ValueError, OverflowError) as error:
             raise CommandError(f"--from or --to: {error}") from error
-        user = user_of(options["user"]) if options["user"] else None
+        if start > end:
+            raise CommandError("--from is after --to.")
+        user = user_of(options["user"]) if options["user"] is not None else None
         found = queries.summary(user.pk if user else None, start, end, options["group_by"])
         rows = found.groups
         if options["format"] == "table":

@@ -27,7 +27,7 @@ class Command(BaseCommand):
         rows = ApiKey.objects.select_related("user").order_by("user__email", "provider", "priority", "id")
         if options["provider"]:
             rows = rows.filter(provider=options["provider"])
-        if options["user"]:
+        if options["user"] is not None:
             rows = rows.filter(user=user_of(options["user"]))
         outcomes: Counter[str] = Counter()
         self.stdout.write(f"{'outcome':8} {'status':6} {'ms':>6}  {'provider':9} key, label, user, error")
