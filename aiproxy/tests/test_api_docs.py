@@ -58,12 +58,15 @@ def test_its_python_is_python():
 
 
 def test_its_json_has_the_fields_that_are_answered():
-    from accounts.serializers import ProxyKeySerializer, UserSerializer
+    from accounts.serializers import PlanSerializer, ProxyKeySerializer, UserSerializer
     from proxy.api import ModelAliasSerializer
     from usage.api import RequestRow
     from vault.api import ApiKeySerializer
 
     for serializer, call in [
+        (UserSerializer, "POST /auth/signup"),
+        (UserSerializer, "POST /auth/login"),
+        (PlanSerializer, "POST /auth/signup"),
         (UserSerializer, "GET /auth/me"),
         (ApiKeySerializer, "GET /api-keys/{id}"),
         (ProxyKeySerializer, "POST /proxy-api-keys/generate"),
@@ -73,3 +76,8 @@ def test_its_json_has_the_fields_that_are_answered():
         answer = SECTIONS[call].split("```json")[1]
         shown = {name for name, field in serializer().fields.items() if not field.write_only}
         assert shown <= set(re.findall(r'"(\w+)":', answer))
+
+
+def test_it_documents_every_code_of_an_error():
+    source = (Path(settings.BASE_DIR) / "proxy" / "errors.py").read_text()
+    assert set(re.findall(r'^    code = "(\w+)"', source, re.MULTILINE)) <= set(re.findall(r"`(\w+)`", PAGE))
