@@ -46,7 +46,8 @@ class Environment(environ.FileAwareEnv):  # type: ignore[misc]
         """Fills what the process's environment leaves out from a `.env` file, if there is one."""
         try:
             if Path(file).is_file():
-                cls.read_env(file)
+                with open(file):  # read_env takes one that may not be read for none
+                    cls.read_env(file)
         except OSError as exc:
             raise ImproperlyConfigured(f"AIPROXY_ENV_FILE cannot be read: {exc.strerror}.") from None
         except UnicodeDecodeError:

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
@@ -115,4 +117,11 @@ def test_it_takes_a_text_that_is_set_to_nothing_for_none(env, monkeypatch):
 def test_it_says_that_its_file_is_not_text(tmp_path):
     (tmp_path / "env").write_bytes(b"SECRET_KEY=\xff\n")
     with pytest.raises(ImproperlyConfigured, match="AIPROXY_ENV_FILE is not UTF-8"):
+        Environment.read(tmp_path / "env")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_it_says_that_its_file_may_not_be_read(tmp_path):
+    (tmp_path / "env").touch(mode=0o200)
+    with pytest.raises(ImproperlyConfigured, match="AIPROXY_ENV_FILE cannot be read: Permission denied"):
         Environment.read(tmp_path / "env")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -68,3 +69,17 @@ def test_it_ends_quietly_on_ctrl_c(start):
     process.send_signal(signal.SIGINT)
     assert b"Traceback" not in process.communicate(timeout=60)[1]
     assert process.returncode == 130
+
+
+def test_it_says_that_the_demo_has_nowhere_to_write(start, tmp_path):
+    (tmp_path / "file").touch()
+    process = start("quickstart", AIPROXY_DATA_DIR=str(tmp_path / "file" / "var"), PORT=str(free_port()))
+    assert process.communicate(timeout=60)[1].endswith(b"file/var: Not a directory\n")
+    assert process.returncode == 1
+
+
+def test_it_takes_an_empty_host_for_none(start):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = start("quickstart", HOST="", PORT=str(port))
+        assert f"cannot listen on 127.0.0.1:{port}".encode() in process.communicate(timeout=60)[1]

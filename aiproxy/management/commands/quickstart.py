@@ -55,12 +55,15 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         self._restart_with_secrets()
-        self.host, self.port = os.environ.get("HOST", "127.0.0.1"), self._port()
+        self.host, self.port = os.environ.get("HOST") or "127.0.0.1", self._port()
         self._refuse_taken_port()
         self.stdout.write("Preparing the database …")
-        Path(settings.AIPROXY_DATA_DIR).mkdir(mode=0o700, parents=True, exist_ok=True)
-        call_command("migrate", verbosity=0, interactive=False)
-        self.demo = demo.prepare()
+        try:
+            Path(settings.AIPROXY_DATA_DIR).mkdir(mode=0o700, parents=True, exist_ok=True)
+            call_command("migrate", verbosity=0, interactive=False)
+            self.demo = demo.prepare()
+        except OSError as error:
+            raise CommandError(f"cannot write {settings.AIPROXY_DATA_DIR}: {error.strerror}") from error
         connections.close_all()
         asyncio.run(self._run())
 
