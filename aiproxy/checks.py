@@ -25,6 +25,7 @@ from django.http.request import validate_host
 
 from accounts.addresses import networks
 from accounts.keyset import KeysetError, parse_keyset
+from proxy.limits.connection import Address
 from usage import disk
 
 TAG = "aiproxy"  # what asgi.py runs before it serves
@@ -296,6 +297,17 @@ def check_workers(**_: Any) -> list[CheckMessage]:
         message = "Several workers on SQLite: their writes wait for each other."
         found.append(Warning(message, "Use PostgreSQL: set DATABASE_URL.", id="aiproxy.W015"))
     return found
+
+
+@register(TAG)
+def check_redis(**_: Any) -> list[CheckMessage]:
+    try:
+        if settings.REDIS_URL:
+            Address.parse(settings.REDIS_URL)
+    except ValueError as error:
+        hint = "Like redis://redis.example.org:6379/0, or rediss:// for TLS, or unix://."
+        return [Error(f"REDIS_URL cannot be used. {error}.", hint, id="aiproxy.E025")]
+    return []
 
 
 @register(TAG)

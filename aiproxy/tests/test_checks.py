@@ -218,6 +218,22 @@ def test_it_warns_of_workers_that_cannot_share(settings, monkeypatch):
     assert ids(checks.check_workers) == ["aiproxy.E013"]
 
 
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("nonsense", 1),
+        ("http://host", 1),
+        ("redis://host:port/0", 1),
+        ("redis://host/zero", 1),
+        ("redis://host/1", 0),
+        ("", 0),
+    ],
+)
+def test_it_refuses_an_address_of_redis_that_its_readers_would_differ_on(settings, url, found):
+    settings.REDIS_URL = url
+    assert ids(checks.check_redis) == ["aiproxy.E025"] * found
+
+
 def test_it_refuses_an_unknown_log_format_or_level(settings):
     settings.AIPROXY_LOG_FORMAT, settings.AIPROXY_LOG_LEVEL = "xml", "LOUD"
     assert ids(checks.check_logs) == ["aiproxy.E016", "aiproxy.E016"]
