@@ -97,7 +97,8 @@ class End(msgspec.Struct, array_like=True, tag="end", gc=False):
 
 
 class Ending(msgspec.Struct, array_like=True, gc=False):
-    """How an exchange ends: End's fields from `outcome` on, as whoever writes them has them."""
+    """How an exchange ends: End's fields from `outcome` on, for a Template that has those before. (msgspec cannot make
+    one struct of two; a test sees to it that they agree.)"""
 
     outcome: str
     status_code: int

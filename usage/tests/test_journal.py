@@ -289,18 +289,6 @@ def test_it_reuses_the_room_of_exchanges_that_ended(new_journal, directory):
     assert sum(len(read(path)[0]) for path in directory.glob("*.sealed")) == 4_000
 
 
-def test_it_records_the_same_by_calls_of_the_system(copies_on_write, new_journal, directory):
-    journal = new_journal()
-    assert journal._current is None and all(spare.memory is None for spare in journal._spares)
-    begin, end = a_begin(), an_end()
-    journal.begin(begin)
-    journal.end(end)
-    journal.close()
-
-    (path,) = directory.glob("*.sealed")
-    assert path.read_bytes() == encode(begin) + encode(end)
-
-
 def test_it_takes_no_record_for_synced_that_is_being_written(copies_on_write, new_journal, monkeypatch):
     journal, pwrite, found = new_journal(), os.pwrite, []
     syncing = threading.Thread(target=journal._sync)
@@ -336,8 +324,11 @@ def test_it_seals_a_segment_by_age(new_journal, directory):
     wait_until(lambda: list(directory.glob("*.sealed")))
 
 
-def test_it_seals_to_the_length_written(new_journal, directory):
+@pytest.mark.parametrize("mapped", [True, False])
+def test_it_seals_to_the_length_written(mapped, new_journal, directory, monkeypatch):
+    monkeypatch.setattr(disk, "IN_PLACE", {disk.file_system(directory)} if mapped else set())
     journal = new_journal()
+    assert all((spare.memory is not None) == mapped for spare in journal._spares)
     begin, end = a_begin(), an_end()
     journal.begin(begin)
     journal.end(end)
