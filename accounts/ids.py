@@ -8,24 +8,22 @@ from collections.abc import Iterator
 
 import msgspec
 
-_VERSION_AND_VARIANT = (0x7 << 76) | (0b10 << 62)
-_RANDOM_BITS = ~((0xF << 76) | (0b11 << 62)) & ((1 << 80) - 1)
-_RANDOM_BYTES = 10
+_AT_ONCE = 400
+_DIGITS = 19  # hexadecimal, of an id's random part
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _encode = msgspec.json.Encoder().encode
-_UNKNOWN = uuid.SafeUUID.unknown
-_set = object.__setattr__
 
 
 class _Tails:
     """The random part of ids, many at a time: a call of the system for each costs more than all else of an id."""
 
     def __init__(self) -> None:
-        self.made: Iterator[int] = iter(())
+        self.made: Iterator[str] = iter(())
 
-    def make(self) -> int:
-        page = os.urandom(400 * _RANDOM_BYTES)
-        pieces = [page[at : at + _RANDOM_BYTES] for at in range(0, len(page), _RANDOM_BYTES)]
-        self.made = iter([int.from_bytes(piece, "big") & _RANDOM_BITS | _VERSION_AND_VARIANT for piece in pieces])
+    def make(self) -> str:
+        page = os.urandom(_AT_ONCE * _DIGITS // 2).hex()
+        pieces = [page[at : at + _DIGITS] for at in range(0, len(page), _DIGITS)]
+        self.made = iter([f"-7{piece[:3]}-{_VARIANT[piece[3]]}{piece[4:7]}-{piece[7:]}" for piece in pieces])
         return next(self.made)
 
     def forget(self) -> None:
@@ -36,15 +34,17 @@ _tails = _Tails()
 os.register_at_fork(after_in_child=_tails.forget)  # or parent and child would use the same
 
 
-def uuid7(unix_ms: int | None = None) -> uuid.UUID:
-    """A new id of the given time (milliseconds since 1970; now by default)."""
+def new_id(unix_ms: int | None = None) -> bytes:
+    """A new id of the given time (milliseconds since 1970; now by default), as text: 36 ASCII characters."""
     if unix_ms is None:
         unix_ms = time.time_ns() // 1_000_000
-    # As uuid.UUID(int=…), without the checks that this is a number of 128 bits.
-    id = uuid.UUID.__new__(uuid.UUID)
-    _set(id, "int", (unix_ms << 80) | (next(_tails.made, 0) or _tails.make()))
-    _set(id, "is_safe", _UNKNOWN)
-    return id
+    moment = unix_ms.to_bytes(6, "big").hex("-", -4)
+    return (moment + (next(_tails.made, None) or _tails.make())).encode()
+
+
+def uuid7(unix_ms: int | None = None) -> uuid.UUID:
+    """The same as a UUID."""
+    return uuid.UUID(new_id(unix_ms).decode())
 
 
 def text_of(id: uuid.UUID) -> str:

@@ -18,7 +18,7 @@ TRIES = 4
 Admitted = tuple[Policy, Ask, bytes]
 
 
-async def admit(runtime: Runtime, caller: Caller, policy: Policy, request_id: str, tokens: int) -> Admitted:
+async def admit(runtime: Runtime, caller: Caller, policy: Policy, request_id: bytes, tokens: int) -> Admitted:
     """One atomic step takes the request, its estimated tokens and a slot, or nothing.
 
     RateLimited, QuotaUsedUp, RequestTooLarge, Unavailable; Unauthenticated or Forbidden: the key has changed meanwhile.

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from functools import lru_cache
 
-from accounts.ids import text_of, uuid7
+from accounts.ids import new_id
 from proxy import metrics, model_list, record, requests, views
 from proxy.admission import admit
 from proxy.authentication import authenticate, recognise
@@ -66,7 +66,6 @@ class Exchange:
         "_limits",
         "_passed",
         "_policy",
-        "_request_id",
         "_runtime",
         "_sent",
         "attempts",
@@ -91,8 +90,7 @@ class Exchange:
         self._caller: Caller = cycle.head.notes or self._read_head(cycle)
         self._body = Body(runtime)
         self.began = time.monotonic()
-        self.id = uuid7()
-        self._request_id = text_of(self.id)
+        self.id = new_id()
         self.cause = ""  # why it was stopped: client_gone, drained, deadline
         self.endpoint: views.Endpoint | None = None
         self.call: Call | None = None
@@ -135,7 +133,7 @@ class Exchange:
                 raise
             await self._stopped()
         except Exception:
-            logger.exception("exchange %s failed", self._request_id)
+            logger.exception("exchange %s failed", self.id.decode())
             await self._fail(InternalError("The proxy failed on this request. Its log has more, under the request id."))
         finally:
             self._end()
@@ -181,7 +179,7 @@ class Exchange:
         except ProxyError as error:
             refusal = error  # counts as a request all the same
         tokens = self.call.tokens_input + self.call.tokens_output if self.call is not None else 0
-        admitted = await admit(runtime, caller, policy, self._request_id, tokens)
+        admitted = await admit(runtime, caller, policy, self.id, tokens)
         policy, self._ask, self._limits = admitted
         self._policy = policy
         if refusal is not None:
@@ -355,7 +353,7 @@ class Exchange:
         attempts, route, passed, caller = self.attempts, self.route, self._passed, self._caller
         if attempts is not None and attempts.provider_request_id:
             passed = [*passed, (b"x-provider-request-id", attempts.provider_request_id)]
-        ids = caller.id_fields.replace(b"*", self._request_id.encode())
+        ids = caller.id_fields.replace(b"*", self.id)
         served = cost = b""
         if route is not None and route.provider:
             served = served_by(route, attempts.tried if attempts is not None else 0)
@@ -382,9 +380,9 @@ class Exchange:
             if self.status:
                 self._end()
                 if self.decoder is not None:
-                    await self._send_body(dialect.error_event(error, self._request_id, self.decoder))
+                    await self._send_body(dialect.error_event(error, self.id.decode(), self.decoder))
                 return
-            body = dialect.render(error, self._request_id)
+            body = dialect.render(error, self.id.decode())
             self.status = error.status
             self._end()
             self._passed = [pair for pair in self._passed if pair[0] != b"content-type"]
@@ -397,7 +395,7 @@ class Exchange:
             raise
 
     def _record_begin(self, lane: Lane, policy: Policy, *, stream: bool) -> None:
-        begin = lane.records(policy, None, stream=stream).begin(self._request_id.encode())
+        begin = lane.records(policy, None, stream=stream).begin(self.id)
         try:
             self._runtime.journal.write_begin(self.id, begin)
         except (JournalFull, OSError) as error:
@@ -427,10 +425,10 @@ class Exchange:
         record.count(self, ending, now)
         try:
             if self.attempts is not None or runtime.journal.room():
-                end = record.template_of(self, policy).end(self._request_id.encode(), ending)
+                end = record.template_of(self, policy).end(self.id, ending)
                 runtime.journal.write_end(self.id, end)
         except (JournalFull, OSError):
-            logger.exception("exchange %s is not recorded", self._request_id)
+            logger.exception("exchange %s is not recorded", self.id.decode())
 
 
 @lru_cache(maxsize=4096)

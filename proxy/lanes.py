@@ -5,7 +5,6 @@ It is found out once and kept with the policy, so that a request pays for what i
 
 from collections.abc import Sequence
 
-from accounts.ids import uuid7
 from proxy.policy import Credential, Policy
 from proxy.record import begin_of
 from proxy.routing import Route
@@ -48,7 +47,7 @@ class Lane:
         template = self._records.get(key)
         if template is None:
             api_key_id = credential.api_key_id if credential is not None else None
-            begin = begin_of(uuid7(), policy, self._endpoint, self.route, api_key_id, stream=stream)
+            begin = begin_of(policy, self._endpoint, self.route, api_key_id, stream=stream)
             template = self._records[key] = Template(begin)
         return template
 

@@ -5,6 +5,7 @@ import re
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from accounts.ids import uuid7
 from proxy import metrics
 from proxy.errors import CLIENT_CLOSED_REQUEST, InternalError, ProxyError, UpstreamError, UpstreamTimeout
 from proxy.incoming import Headers
@@ -22,10 +23,11 @@ _NOTHING = Usage()
 _NO_ROUTE = Route("", UNKNOWN_MODEL)
 
 
-def begin_of(
-    id: UUID, policy: Policy, endpoint: str, route: Route, api_key_id: UUID | None = None, *, stream: bool
-) -> Begin:
-    return Begin(id, policy.user_id, policy.proxy_key_id, endpoint, route.model, route.provider, api_key_id, stream)
+def begin_of(policy: Policy, endpoint: str, route: Route, api_key_id: UUID | None = None, *, stream: bool) -> Begin:
+    """Of any exchange: its id is one that none has."""
+    return Begin(
+        uuid7(), policy.user_id, policy.proxy_key_id, endpoint, route.model, route.provider, api_key_id, stream
+    )
 
 
 def template_of(exchange: "Exchange", policy: Policy) -> Template:
@@ -35,7 +37,7 @@ def template_of(exchange: "Exchange", policy: Policy) -> Template:
     if attempts is not None and attempts.lane is not None:
         return attempts.lane.records(policy, attempts.credential, stream=stream)
     name = endpoint.name if endpoint is not None else ""
-    return Template(begin_of(exchange.id, policy, name, exchange.route or _NO_ROUTE, stream=stream))
+    return Template(begin_of(policy, name, exchange.route or _NO_ROUTE, stream=stream))
 
 
 def ending_of(exchange: "Exchange", usage: Usage, source: str, cost: str | None, now: float) -> Ending:

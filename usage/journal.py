@@ -61,7 +61,7 @@ class Journal:
         self._usable = segment_bytes - RECORD_MAX
         self._roll_after = roll_after
         self._sync_every = sync_every
-        self._open: set[int] = set()
+        self._open: set[bytes] = set()
         self._current: _Segment | None = None
         self._spares: deque[_Segment] = deque()
         self._retired: deque[_Segment] = deque()
@@ -120,29 +120,29 @@ class Journal:
 
     def begin(self, begin: Begin) -> None:
         """Before anything that may be billed. Raises JournalFull or OSError: then the request must be refused."""
-        self.write_begin(begin.id, encode(begin))
+        self.write_begin(str(begin.id).encode(), encode(begin))
 
-    def write_begin(self, id: UUID, record: bytes) -> None:
-        """The same, as a Template has made it."""
+    def write_begin(self, id: bytes, record: bytes) -> None:
+        """The same, as a Template has made it; `id` as text."""
         with self._lock:
             if not self.room():
                 self._wake.set()
                 raise JournalFull("the journal's disk has no space for another request")
             self._append(record)
-            self._open.add(id.int)
+            self._open.add(id)
 
     def end(self, end: End) -> None:
         """Never raises JournalFull for an exchange that was begun; OSError only when the disk itself fails.
 
         One that ends without having begun (refused by us) takes no space that is reserved for others.
         """
-        self.write_end(end.id, encode(end))
+        self.write_end(str(end.id).encode(), encode(end))
 
-    def write_end(self, id: UUID, record: bytes) -> None:
-        """The same, as a Template has made it."""
+    def write_end(self, id: bytes, record: bytes) -> None:
+        """The same, as a Template has made it; `id` as text."""
         with self._lock:
-            if id.int in self._open:
-                self._open.discard(id.int)
+            if id in self._open:
+                self._open.discard(id)
             elif not self.room():
                 raise JournalFull("the journal's disk has no space for another record")
             self._append(record)

@@ -8,7 +8,7 @@ so that one millisecond refills exactly n of them and no fraction is ever lost. 
 that was longer than its estimate); the debt refills like everything else.
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -54,7 +54,7 @@ class Ask(msgspec.Struct, gc=False, eq=False):
     sent to Redis for them is prepared once.
     """
 
-    request_id: str
+    request_id: Hashable
     limits: tuple[Limit, ...]
     tokens: int
     epoch_keys: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ Owns the buckets and slots of this process and nothing that outlives it. Must no
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 from proxy.limits import PARALLEL_RETRY_MS, SLOT_SECONDS, UNITS, Admission, Ask, Kind, Limit
@@ -35,7 +35,7 @@ class _Account:
     tokens: int
     at: int
     # Request id -> when its slot expires. All live equally long, so the order of arrival is the order of expiry.
-    slots: dict[str, int] = field(default_factory=dict)
+    slots: dict[Hashable, int] = field(default_factory=dict)
 
     def refill(self, now: int) -> None:
         elapsed = now - self.at

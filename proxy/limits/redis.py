@@ -14,7 +14,7 @@ holds of it (resume.lua), and the difference is given back.
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from hashlib import sha1
 from pathlib import Path
@@ -199,7 +199,7 @@ class RedisLimiter:
         self._number = 0  # of the last call: a batch that left, or what could not
         self._commands: dict[int, _Command] = {}
         # Admitted here and not settled yet, by request id.
-        self._held: dict[str, Ask] = {}
+        self._held: dict[Hashable, Ask] = {}
         # What the next session has to know: its own number, lost calls, and what ended while there was no connection.
         self._next_session = _new_session()
         self._lost_batches: list[_Batch] = []
