@@ -4,11 +4,14 @@ A request adds to plain numbers; four times a second `flush` moves them into Pro
 """
 
 from bisect import bisect_right
-from collections import Counter as Tally
+from collections import defaultdict
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
+
+_T = TypeVar("_T")
+Tally = defaultdict[_T, int]  # adding to a Counter takes three times as long
 
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
@@ -73,7 +76,7 @@ class Served:
 
     def __init__(self, endpoint: str, provider: str) -> None:
         self._endpoint, self._provider = endpoint, provider
-        self.ended: Tally[tuple[str, int]] = Tally()  # by outcome and status
+        self.ended: Tally[tuple[str, int]] = defaultdict(int)  # by outcome and status
         self.tokens_input = self.tokens_output = 0
         if provider:
             self.seconds = Series(_seconds.labels(endpoint, provider), _SECONDS)
@@ -104,9 +107,9 @@ def served(endpoint: str, provider: str) -> Served:
 
 
 # What has been counted since the last flush, by labels.
-refused: Tally[tuple[str]] = Tally()
-attempts: Tally[tuple[str, str]] = Tally()
-breaker: Tally[tuple[str, str]] = Tally()  # change: opened, closed
+refused: Tally[tuple[str]] = defaultdict(int)
+attempts: Tally[tuple[str, str]] = defaultdict(int)
+breaker: Tally[tuple[str, str]] = defaultdict(int)  # change: opened, closed
 overhead = Series(_overhead, _OVERHEAD)
 
 

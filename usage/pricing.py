@@ -129,7 +129,8 @@ class _Rates(msgspec.Struct, frozen=True, gc=False):
 
     def pico(self, tokens: Tokens) -> int | None:
         cached, written = tokens.cached, tokens.cache_write
-        sum = max(0, tokens.input - cached - written) * self.input
+        text = tokens.input - cached - written
+        sum = text * self.input if text > 0 else 0
         sum += tokens.output * (self.reasoned if tokens.reasoning else self.output)
         if cached or written:
             sum += cached * self.cache_read + written * self.cache_write

@@ -44,13 +44,13 @@ class Usage(msgspec.Struct, frozen=True):
     cached: int = 0
     reasoning: int = 0
     cache_write: int = 0
-    cache_write_1h: int = 0
+    service_tier: str = ""  # as the provider names it; empty: the standard one
     audio_input: int = 0  # not read from a cache
-    audio_cached: int = 0
     audio_output: int = 0
     image_input: int = 0
+    cache_write_1h: int = 0
+    audio_cached: int = 0
     image_output: int = 0
-    service_tier: str = ""  # as the provider names it; empty: the standard one
 
     def is_count(self) -> bool:
         """Whether these can be numbers of tokens: a provider may claim anything."""

@@ -109,8 +109,8 @@ class Tokens(_Counts):
 
 def _sum(one: Usage, other: Usage) -> Usage:
     """Of both; the tier is the other's."""
-    fields = {name: getattr(one, name) + getattr(other, name) for name in one.__struct_fields__[:-1]}
-    return Usage(**fields, service_tier=other.service_tier)
+    counts = [name for name in one.__struct_fields__ if name != "service_tier"]
+    return msgspec.structs.replace(other, **{name: getattr(one, name) + getattr(other, name) for name in counts})
 
 
 class StopDetails(msgspec.Struct):

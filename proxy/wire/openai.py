@@ -41,18 +41,18 @@ class _Usage(msgspec.Struct):
         of_output = self.completion_tokens_details or _NO_DETAILS
         cached = of_input.cached_tokens or 0
         # How much of them was cached is not said: text is what a prompt begins with, and so what is cached first.
-        uncached = max(0, input - cached)
-        return Usage(
-            input=input,
-            output=output,
-            total=self.total_tokens if self.total_tokens is not None else input + output,
-            cached=cached,
-            reasoning=of_output.reasoning_tokens or 0,
-            cache_write=of_input.cache_write_tokens or 0,
-            audio_input=min(of_input.audio_tokens, uncached) if of_input.audio_tokens else 0,
-            audio_output=of_output.audio_tokens or 0,
-            image_input=min(of_input.image_tokens, uncached) if of_input.image_tokens else 0,
-            service_tier=tier_of(service_tier),
+        uncached = input - cached if input > cached else 0
+        return Usage(  # in the order of its fields: to name them costs seven times as much
+            input,
+            output,
+            self.total_tokens if self.total_tokens is not None else input + output,
+            cached,
+            of_output.reasoning_tokens or 0,
+            of_input.cache_write_tokens or 0,
+            tier_of(service_tier),
+            min(of_input.audio_tokens, uncached) if of_input.audio_tokens else 0,
+            of_output.audio_tokens or 0,
+            min(of_input.image_tokens, uncached) if of_input.image_tokens else 0,
         )
 
 
