@@ -308,8 +308,8 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
             return
         self.state = IDLE
-        if self.on_free is not None:
-            self.on_free(self)
+        if (on_free := self.on_free) is not None:
+            on_free(self)
         self._telling_of = self._tls
         self._wake()
         self._telling_of = None
@@ -523,8 +523,10 @@ class Connection(asyncio.BufferedProtocol):
         if self._slack > MAX_HEAD_BYTES and sum(len(n) + len(v) + 4 for n, v in headers) > MAX_HEAD_BYTES:
             raise ProtocolViolation(f"a head of more than {MAX_HEAD_BYTES} bytes")
         status: int = self._parser.get_status_code()
-        version: str = self._parser.get_http_version()
         fields = dict(headers)
+        # HTTP/1.1 alone keeps a connection without a word (RFC 9112, 9.3); to ask for the version makes a text of it.
+        keeps_by_itself = b"connection" not in fields and self._parser.should_keep_alive()
+        version: str = "1.1" if keeps_by_itself else self._parser.get_http_version()
         framed = _check_framing(status, version, headers, fields)
         if status < 200:
             self._interim = True

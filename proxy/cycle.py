@@ -212,12 +212,8 @@ class Cycle:
         else:
             self.write(message.get("body", b""), last=not message.get("more_body", False))
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the client takes less than it is sent: be `ready` first."""
-        return self.flow.write_paused
-
     async def ready(self) -> None:
+        """To be awaited before more is written while `flow.write_paused`: the client takes less than it is sent."""
         if not self.disconnected:
             await self.flow.drain()
 

@@ -58,8 +58,8 @@ class EagerTask:
                 awaited = coroutine.send(None)
         except StopIteration:
             self._coroutine = None
-            if self._on_end is not None:
-                self._on_end(None)
+            if (on_end := self._on_end) is not None:
+                on_end(None)
         except BaseException as error:
             self._coroutine = None
             self._failed(error)

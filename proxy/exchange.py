@@ -158,7 +158,7 @@ class Exchange:
 
     async def _serve(self) -> None:
         runtime, caller, cycle = self._runtime, self._caller, self._cycle
-        if cycle.is_full:  # it has not taken the answer before this one
+        if cycle.flow.write_paused:  # it has not taken the answer before this one
             await cycle.ready()
         if caller.is_suspect:
             check_head(runtime, caller.fields)
@@ -241,14 +241,13 @@ class Exchange:
 
     def _outgoing(self, lane: Lane) -> Outgoing:
         """The request for one model, in its provider's dialect. BadRequest names what that cannot honour."""
-        call, policy, wire, body, fields = self.call, self._policy, lane.wire, self._sent, self._caller.fields
+        call, policy, wire, body = self.call, self._policy, lane.wire, self._sent
         assert call is not None and policy is not None and wire is not None
-        taken = wire.request_headers
-        headers = [] if taken.isdisjoint(fields) else [pair for pair in fields.pairs if pair[0] in taken]
+        headers = self._caller.fields.only(wire.request_headers)
         sent: bytes | Stream = b""
         if isinstance(body, Upload):
             sent = body.outgoing(lane.route.model)
-            headers.append((b"content-type", body.content_type))
+            headers = [*headers, (b"content-type", body.content_type)]
         elif body:
             cap = policy.max_tokens if call.tokens_output else None  # of what generates
             try:
@@ -257,7 +256,7 @@ class Exchange:
                 raise BadRequest("The body is nested too deeply.", code="invalid_json") from error
         if not self.overhead:
             self.overhead = time.monotonic() - self._arrived
-            metrics.overhead.observe(self.overhead)
+            metrics.overhead.values.append(self.overhead)
         return Outgoing(headers, sent, call.stream, type(body) is bytes and body != b"")
 
     def _note_answer(self, response: Response, wire: Wire) -> None:
@@ -320,7 +319,7 @@ class Exchange:
                     self.first_byte_at = time.monotonic()
                     self._start(response.status, _STREAM_FIELDS)
                 cycle.write(passed)
-            return decoder.complete or decoder.failure is not None or cycle.is_full
+            return decoder.complete or decoder.failure is not None or cycle.flow.write_paused
 
         while await response.pass_to(pass_on) and not decoder.complete and decoder.failure is None:
             await cycle.ready()
@@ -368,7 +367,7 @@ class Exchange:
         self._cycle.answer(status, self._with_fields(fields), body)
 
     async def _send_body(self, body: bytes, *, last: bool = False) -> None:
-        if self._cycle.is_full:
+        if self._cycle.flow.write_paused:
             await self._cycle.ready()
         self._cycle.write(body, last=last)
 
@@ -387,7 +386,7 @@ class Exchange:
             self._end()
             self._passed = [pair for pair in self._passed if pair[0] != b"content-type"]
             fields = self._with_fields(b"".join((_JSON_FIELD, lines(error.headers()), error.extra_fields)))
-            if self._cycle.is_full:
+            if self._cycle.flow.write_paused:
                 await self._cycle.ready()
             self._cycle.answer(error.status, fields, body)
         except ClientGone:

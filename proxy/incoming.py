@@ -20,11 +20,19 @@ Headers = list[tuple[bytes, bytes]]
 class Fields(dict[bytes, bytes]):
     """A request's header fields by name; of one that stands several times the last value, and `all` of them."""
 
-    __slots__ = ("pairs",)
+    __slots__ = ("_only", "pairs")
 
     def __init__(self, pairs: Headers) -> None:
         super().__init__(pairs)
         self.pairs = pairs
+        self._only: dict[frozenset[bytes], Headers] = {}
+
+    def only(self, names: frozenset[bytes]) -> Headers:
+        """The fields of these names; not to be written to."""
+        found = self._only.get(names)
+        if found is None:
+            found = self._only[names] = [pair for pair in self.pairs if pair[0] in names]
+        return found
 
     def all(self, name: bytes) -> list[bytes]:
         if len(self) == len(self.pairs):

@@ -28,17 +28,16 @@ class BulkHistogram(Histogram):
 
 
 class Series:
-    """The observations of one histogram child since the last flush."""
+    """The observations of one histogram child since the last flush: append to them."""
 
-    __slots__ = ("_bounds", "_child", "_values", "observe")
+    __slots__ = ("_bounds", "_child", "values")
 
     def __init__(self, child: BulkHistogram, bounds: tuple[float, ...]) -> None:
         self._child, self._bounds = child, bounds
-        self._values: list[float] = []
-        self.observe = self._values.append  # sorted out later, all at once
+        self.values: list[float] = []  # sorted out later, all at once
 
     def flush(self) -> None:
-        values = self._values
+        values = self.values
         if not values:
             return
         values.sort()

@@ -120,9 +120,9 @@ def count(exchange: "Exchange", ending: Ending, now: float) -> None:
     served = metrics.served(endpoint.name if endpoint is not None else "", provider)
     served.ended[ending.outcome, ending.status_code] += 1
     if provider:
-        served.seconds.observe(now - exchange.began)
+        served.seconds.values.append(now - exchange.began)
         if exchange.first_byte_at:
-            served.first_byte.observe(exchange.first_byte_at - exchange.began)
+            served.first_byte.values.append(exchange.first_byte_at - exchange.began)
         served.tokens_input += ending.tokens_input
         served.tokens_output += ending.tokens_output
 

@@ -119,8 +119,9 @@ class _Reader(Generic[T]):
         self._long = [(name, re.compile(f'"{name}"{_BLANK}:{_BLANK}'.encode()).search) for name in long]
 
     def __call__(self, body: bytes) -> T:
+        decode = self._decode
         try:
-            request = self._decode(body)
+            request = decode(body)
         except msgspec.ValidationError as error:
             raise _wrong_field(error) from error
         except UNREADABLE as error:

@@ -7,7 +7,8 @@ never for other aliases.
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+
+import msgspec
 
 from proxy.errors import NotFound
 
@@ -55,7 +56,7 @@ FAMILIES = (
 )
 
 
-class Route(NamedTuple):
+class Route(msgspec.Struct, frozen=True, gc=False):
     provider: str
     model: str  # as the provider knows it
 

@@ -49,6 +49,26 @@ LENGTH_DIGITS = 19
 class ProxyProtocol(HttpToolsProtocol):
     """One client connection under uvicorn; use as `uvicorn.Config(http=ProxyProtocol)`."""
 
+    # With these beside uvicorn's own an instance's dictionary would be too large to be shared, and every look-up slow.
+    __slots__ = (
+        "_asgi",
+        "_body_left",
+        "_chunked",
+        "_closing",
+        "_deadline",
+        "_head",
+        "_head_seen",
+        "_line",
+        "_linger_left",
+        "_message_seen",
+        "_parser_keep_alive",
+        "_pending",
+        "_phase",
+        "_raw_line",
+        "_unsent",
+        "_write_deadline",
+    )
+
     limits: ClassVar[Limits] = Limits()
     # What is asked below this path runs as EagerTasks, all else as asyncio's. Its requests with the same head share one
     # scope, which is not to be written to.

@@ -305,8 +305,9 @@ class RedisLimiter:
         command = batch.command
         if reply:
             self._remember(command.limits, reply, _ANSWER.size * len(batch.asks))
+        size = _ANSWER.size
         admissions = [
-            self._admission(ask, reply, _ANSWER.size * place, epochs) if reply else Admission("stale", epochs)
+            self._admission(ask, reply, size * place, epochs) if reply else Admission("stale", epochs)
             for place, ask in enumerate(batch.asks)
         ]
         # What these do now may be anything: it comes last.
