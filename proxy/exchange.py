@@ -232,6 +232,9 @@ class Exchange:
                 await self._relay_stream(response, wire.decoder(call), call)
             elif endpoint.is_binary:
                 await self._relay_as_it_comes(response, b"", wire)
+            elif (body := response.whole()) is not None:  # as most answers are, when their head is here
+                self.first_byte_at = time.monotonic()
+                self._relay_whole(response, body, wire, call)
             else:
                 await self._relay_plain(response, wire, call)
         except ConnectionFailure as error:
@@ -267,21 +270,19 @@ class Exchange:
         self._is_event_stream = fields.get(b"content-type", b"").startswith(b"text/event-stream")
 
     async def _relay_plain(self, response: Response, wire: Wire, call: Call) -> None:
-        body = response.whole()  # as most answers are, when their head is here
-        if body is not None:
-            self.first_byte_at = time.monotonic()
-        else:
-            parts, size = [], 0
-            while data := await response.read():
-                self.first_byte_at = self.first_byte_at or time.monotonic()
-                parts.append(data)
-                size += len(data)
-                if size > HOLD and wire.answer is None:
-                    await self._relay_as_it_comes(response, b"".join(parts), wire)
-                    return
-                if size > HOLD_AT_MOST:
-                    raise UpstreamBroken("The provider's answer is too long to be translated.")
-            body = b"".join(parts)
+        parts, size = [], 0
+        while data := await response.read():
+            self.first_byte_at = self.first_byte_at or time.monotonic()
+            parts.append(data)
+            size += len(data)
+            if size > HOLD and wire.answer is None:
+                await self._relay_as_it_comes(response, b"".join(parts), wire)
+                return
+            if size > HOLD_AT_MOST:
+                raise UpstreamBroken("The provider's answer is too long to be translated.")
+        self._relay_whole(response, b"".join(parts), wire, call)
+
+    def _relay_whole(self, response: Response, body: bytes, wire: Wire, call: Call) -> None:
         if wire.answer is None:
             self.usage = wire.usage(body)
         else:

@@ -143,7 +143,8 @@ class _Reader(Generic[T]):
         """Whether a name stands more than once in the body, or might in escapes of ASCII letters."""
         if body.find(b"\\u00") >= 0 and _ESCAPED_LETTER.search(body) is not None:
             return True
-        found = self._names_in(body)
+        names_in = self._names_in
+        found = names_in(body)
         return len(set(found)) < len(found)
 
     def _refuse_twice(self, body: bytes) -> None:

@@ -46,6 +46,9 @@ COPIED = 4_096
 LENGTH_DIGITS = 19
 
 
+_defaults: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")  # fields of every answer, and their lines
+
+
 class ProxyProtocol(HttpToolsProtocol):
     """One client connection under uvicorn; use as `uvicorn.Config(http=ProxyProtocol)`."""
 
@@ -73,7 +76,6 @@ class ProxyProtocol(HttpToolsProtocol):
     # What is asked below this path runs as EagerTasks, all else as asyncio's. Its requests with the same head share one
     # scope, which is not to be written to.
     eager_path: ClassVar[str] = "/v1/"
-    _defaults: ClassVar[tuple[list[tuple[bytes, bytes]], bytes]] = ([], b"")
     _watches: ClassVar[WeakKeyDictionary[ServerState, Watch]] = WeakKeyDictionary()
 
     cycle: Cycle | None  # type: ignore[assignment]
@@ -393,9 +395,10 @@ class ProxyProtocol(HttpToolsProtocol):
     def default_fields(self) -> bytes:
         """What every answer says: the date, that is; uvicorn makes a new list of it each second."""
         defaults = self.server_state.default_headers
-        if defaults is not self._defaults[0]:
-            ProxyProtocol._defaults = defaults, lines(defaults)
-        return self._defaults[1]
+        global _defaults
+        if defaults is not _defaults[0]:
+            _defaults = defaults, lines(defaults)
+        return _defaults[1]
 
     def response_completed(self, cycle: Cycle) -> None:
         self.server_state.total_requests += 1

@@ -185,30 +185,33 @@ def _encoded(end: End | Ending, most: int) -> bytes:
     return payload
 
 
+_BEGIN, _END = b'["begin","', b'["end","'
+
+
 class Template:
     """The records of exchanges that differ in their ids, and in how they end, alone."""
 
-    __slots__ = ("_common", "_room")
+    __slots__ = ("_begun", "_ended", "_room")
 
     def __init__(self, begin: Begin) -> None:
         begin.model = cut(begin.model, 100)
         _, _, common = _encoder.encode(begin).partition(str(begin.id).encode())
-        self._common = common.removesuffix(b"]")
-        self._room = PAYLOAD_MAX - len(b'["end","%b%b,' % (str(begin.id).encode(), self._common))
+        self._begun, self._ended = common, common.removesuffix(b"]") + b","
+        self._room = PAYLOAD_MAX - len(_END) - len(str(begin.id)) - len(self._ended)
 
     def begin(self, id: bytes) -> bytes:
         """`id` as text."""
-        return frame(b'["begin","%b%b]' % (id, self._common))
+        return frame(_BEGIN + id + self._begun)
 
     def end(self, id: bytes, ending: Ending) -> bytes:
-        return frame(b'["end","%b%b,%b' % (id, self._common, _encoded(ending, self._room)[1:]))
+        return frame(_END + id + self._ended + _encoded(ending, self._room)[1:])
 
 
 def frame(payload: bytes) -> bytes:
     length = len(payload)
     if length > PAYLOAD_MAX:
         raise ValueError(f"a journal record of {length} bytes is longer than {PAYLOAD_MAX}")
-    return b"\n%08x%04x%b" % (crc32(payload, length), length, payload)
+    return b"\n%012x%b" % (crc32(payload, length) << 16 | length, payload)
 
 
 def decode(payload: bytes) -> Record:
