@@ -12,6 +12,8 @@ from asyncio.tasks import _enter_task, _leave_task  # documented, for tasks that
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
+import msgspec
+
 T = TypeVar("T")
 _current_task = asyncio.current_task
 
@@ -123,16 +125,13 @@ class EagerTask:
         return self._cancelling
 
 
-class Waiter(Generic[T]):
+class Waiter(msgspec.Struct, Generic[T], eq=False):
     """What one EagerTask waits for once; completed like a future, by somebody who has no more to do."""
 
-    __slots__ = ("_error", "_is_done", "_result", "_task")
-
-    def __init__(self, task: EagerTask) -> None:
-        self._task = task
-        self._is_done = False
-        self._error: BaseException | None = None
-        self._result: Any = None
+    _task: EagerTask
+    _is_done: bool = False
+    _error: BaseException | None = None
+    _result: Any = None
 
     def done(self) -> bool:
         return self._is_done
