@@ -1,6 +1,6 @@
 """What the limiter costs this process, in CPU time a call; what Redis itself uses is not counted.
 
-    python benchmarks/limiter.py [--url redis://127.0.0.1:6379/15] [--calls 20000]
+    python -m benchmarks.limiter [--url redis://127.0.0.1:6379/15] [--calls 20000]
 
 Each call admits against a user's and a key's limits (requests, tokens, slots) and three epochs. `lone` asks one at a
 time, so each call pays for its own write, poll and read; `together` asks 32 in one turn of the loop, and what 32 tasks

@@ -40,7 +40,7 @@ MODEL_LISTS = 256
 
 
 class Destination(NamedTuple):
-    """Where a provider's requests go: the origin, and the path that all targets begin with. (Hashed per request.)"""
+    """Where a provider's requests go: the origin, and the path that all targets begin with."""
 
     origin: Origin
     path: str

@@ -20,6 +20,15 @@ SHIPPED = [ROOT / "compose.yaml", *sorted([*(ROOT / "k8s").rglob("*"), *(ROOT / 
 YAML = [path for path in SHIPPED if path.suffix in {".yaml", ".yml"}]
 MONITORING = ROOT / "k8s/monitoring"
 COMMAND = re.compile(r"manage\.py ([a-z]\w+)")
+PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
+CODE = [
+    path
+    for package in sorted(ROOT.glob("*/__init__.py"))
+    for path in sorted(package.parent.rglob("*"))
+    if path.suffix in {".py", ".lua"}
+]
+FILE = re.compile(r"(?<![\w/.:-])(?:[\w-]+/)*[\w-]+\.(?:py|lua|md)\b(?![\w/])")
+LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)#?([^)\s]*)\)")
 
 
 def named(path):
@@ -54,6 +63,27 @@ def test_every_container_of_ours_runs_a_command_that_exists():
 @pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=named)
 def test_every_command_that_is_written_about_exists(path):
     assert set(COMMAND.findall(path.read_text())) <= get_commands().keys() | {"help"}
+
+
+def test_every_file_that_is_written_about_is_there():
+    files = [path.relative_to(ROOT).parts for path in (*PAGES, *CODE, *ROOT.glob("*.py"))]
+    known = {"/".join(parts[start:]) for parts in files for start in range(len(parts))}
+    written = {(named(path), file) for path in (*PAGES, *CODE) for file in FILE.findall(path.read_text())}
+    assert not [(where, file) for where, file in sorted(written) if file not in known]
+
+
+def heading_ids(page):
+    """As GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=named)
+def test_every_link_of_the_documentation_leads_somewhere(path):
+    for place, heading in LINK.findall(path.read_text()):
+        target = path.parent / place if place else path
+        assert target.exists(), place
+        assert not heading or heading in heading_ids(target), heading
 
 
 def test_no_secret_test_or_data_gets_into_the_image():

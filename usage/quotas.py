@@ -21,7 +21,7 @@ from usage.periods import following
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """`name` is the plan's column, `unit` how long it holds, `sums` what of an hour counts."""
+    """`name` is the plan's column, `unit` how long it holds, `sums` what of a day counts."""
 
     name: str
     unit: str

@@ -121,7 +121,7 @@ def months_of(batch: Sequence[Row]) -> set[dt.date]:
 
 def _forget_the_deleted(ends: Sequence[End]) -> None:
     """Rows that waited while their account was deleted lead to nobody, like those that were there then
-    (aiproxy/personal_data.py): new random ids that are written down nowhere else."""
+    (console/personal_data.py): new random ids that are written down nowhere else."""
     users = {end.user_id for end in ends}
     deleted = users - _present(users)
     if not deleted:

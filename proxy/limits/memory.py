@@ -1,7 +1,7 @@
 """Limits inside one process: for a service without Redis, and for the time while Redis is away.
 
 Owns the buckets and slots of this process and nothing that outlives it. Must not know Redis or epochs (it never says
-"stale"). The same rules as admit.lua and settle.lua, held to them by the same tests.
+"stale"). The same rules as admit.lua, held to them by the same tests.
 """
 
 import time
