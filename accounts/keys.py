@@ -26,6 +26,7 @@ _PAIRS = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
 _ID_END = len(PREFIX) + ID_LENGTH
 _SHAPE = re.compile(rf"{PREFIX}[0-9A-Za-z]{{{ID_LENGTH + SECRET_LENGTH + CRC_LENGTH}}}")
 _MIN_PEPPER = 32
+_MOST_PROOFS = 50_000  # of a process
 
 
 class PlanLimitReached(Exception):
@@ -121,18 +122,17 @@ class Proofs:
     It holds no key, only hashes under a secret of its own: they tell who reads them no more than the verifiers do.
     """
 
-    __slots__ = ("_proofs", "_secret", "_size")
+    __slots__ = ("_proofs", "_secret")
 
-    def __init__(self, size: int = 50_000) -> None:
+    def __init__(self) -> None:
         self._secret = secrets.token_bytes(32)
         self._proofs: dict[bytes, Proof] = {}
-        self._size = size
 
     def find(self, key: str) -> Proof | None:
         return self._proofs.get(self._hash(key))
 
     def keep(self, key: str, proof: Proof) -> None:
-        if len(self._proofs) >= self._size:
+        if len(self._proofs) >= _MOST_PROOFS:
             self._proofs.clear()
         self._proofs[self._hash(key)] = proof
 

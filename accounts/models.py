@@ -1,6 +1,5 @@
 """Owns users, their plans and their proxy keys; knows nothing of provider keys, traffic or usage rows."""
 
-import datetime as dt
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -380,8 +379,8 @@ class ProxyKey(Epochal):
             return "revoked"
         return "live" if self.is_live() else "expired"
 
-    def is_live(self, now: dt.datetime | None = None) -> bool:
-        return self.revoked_at is None and (self.expires_at is None or self.expires_at > (now or timezone.now()))
+    def is_live(self) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or self.expires_at > timezone.now())
 
     def clean(self) -> None:
         if self.expires_at is not None and self._state.adding and self.expires_at <= timezone.now():

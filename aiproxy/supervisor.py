@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 HANG_TIMEOUT = 30  # seconds without a heartbeat, after which a worker is killed
 BACKOFF = (0.5, 30.0)  # seconds before a side process that died is started again, doubled up to the second
 STEADY = 60.0  # a side process that lived this long starts again at the first delay
-PARENT_POLL = 0.1
+PATIENCE = 10.0  # seconds that a side process has to end
+PARENT_POLL = 0.1  # seconds
 # Supervisors like systemd send SIGTERM to every process at once; a side process must outlive the workers, so only the
 # master tells it to end, by another signal.
 END = signal.SIGUSR2
@@ -50,11 +51,10 @@ def ends_held_back() -> Iterator[None]:
 class SideProcess:
     """A forked process beside the workers, which runs `work(stop)` until `stop` is set."""
 
-    def __init__(self, name: str, work: Callable[[threading.Event], None], *, patience: float = 10.0) -> None:
+    def __init__(self, name: str, work: Callable[[threading.Event], None]) -> None:
         self.name = name
         self.pid = 0
         self._work = work
-        self._patience = patience
         self._delay = 0.0
         self._started = 0.0
         self._not_before = 0.0
@@ -88,10 +88,10 @@ class SideProcess:
         logger.error("The %s process ended (status %d); it starts again in %.1f s", self.name, status, self._delay)
 
     def stop(self) -> None:
-        """Ask it to end, and wait; what it was doing at `patience` seconds is lost to it, not to its data."""
+        """Ask it to end, and wait; what it was doing at PATIENCE seconds is lost to it, not to its data."""
         if not self.pid:
             return
-        deadline = time.monotonic() + self._patience
+        deadline = time.monotonic() + PATIENCE
         try:
             os.kill(self.pid, END)
             while not os.waitpid(self.pid, os.WNOHANG)[0]:

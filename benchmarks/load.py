@@ -21,6 +21,7 @@ import uvloop
 from benchmarks.client import Endpoint, percentile, whole
 
 USERS, REQUESTS, P95_MS = 50, 1000, 500
+LEAVERS_AT_ONCE = 64
 
 
 @dataclass
@@ -116,9 +117,9 @@ def of_requests(endpoint: Endpoint, body: bytes, connections: int, requests: int
     return uvloop.run(run(endpoint, body, connections, lambda: next(left, None) is not None))
 
 
-async def leave_midway(endpoint: Endpoint, body: bytes, clients: int, *, at_once: int = 64, seed: int = 1) -> None:
-    """Clients that begin a stream and go away after a part of it, without a word."""
-    chance, request, gate = random.Random(seed), endpoint.request(body), asyncio.Semaphore(at_once)
+async def leave_midway(endpoint: Endpoint, body: bytes, clients: int) -> None:
+    """Clients that begin a stream and go away after a part of it, without a word; the same parts in every run."""
+    chance, request, gate = random.Random(1), endpoint.request(body), asyncio.Semaphore(LEAVERS_AT_ONCE)
 
     async def one(pieces: int) -> None:
         async with gate:

@@ -34,7 +34,7 @@ class Running:
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
 
-    def wait_for(self, url: str, *, patience: float = 60, interval: float = 0.005) -> float:
+    def wait_for(self, url: str, *, patience: float = 60) -> float:
         """Seconds from exec to the first 200."""
         while True:
             with contextlib.suppress(OSError), OPENER.open(url, timeout=5) as answer:
@@ -42,7 +42,7 @@ class Running:
                     return time.perf_counter() - self.begun
             if self.process.poll() is not None or time.perf_counter() - self.begun > patience:
                 raise DidNotStart(f"{url} never answered:\n{self.last_words()}")
-            time.sleep(interval)
+            time.sleep(0.005)
 
     def last_words(self) -> str:
         return self.log.read_text(errors="replace")[-1500:]

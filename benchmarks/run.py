@@ -74,7 +74,6 @@ def thorough(plan: Plan) -> Callable[[Target, Result], None]:
 
     def more(target: Target, result: Result) -> None:
         assert isinstance(target, Aiproxy)
-        result["worker_idle_mb"] = result["memory_idle_mb"]
         rows, cpu = target.rows(), target.shipper_cpu_seconds()
         result |= measure.shipping(target, plan)
         result |= measure.soak(target, plan, result["requests_per_second"])

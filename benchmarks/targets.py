@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.client import Endpoint
 from benchmarks.machine import TARGET
-from benchmarks.processes import OPENER, DidNotStart, Running
+from benchmarks.processes import OPENER, Running
 from tests.servers import free_port
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aiproxy-bench"
@@ -37,7 +37,6 @@ class Target:
     version = ""
     running: Running | None = None
     endpoint: Endpoint
-    streams = True
 
     def __init__(self, directory: Path, provider: int) -> None:
         self.directory, self.provider, self.port = directory, provider, free_port()
@@ -249,6 +248,3 @@ class Portkey(Target):
         identity = ("authorization", f"Bearer {'k' * 40}")
         self.endpoint = Endpoint(self.port, headers=(identity, ("x-portkey-provider", "openai"), upstream))
         return seconds
-
-
-__all__ = ["DidNotStart", "Direct", "LiteLLM", "LiteLLMDatabase", "Nginx", "Portkey", "Target", "Unavailable"]

@@ -81,9 +81,7 @@ class Stand:
         self.service: Service
         self.people: dict[str, Person] = {}
         self.tenants: dict[str, Tenant] = {}
-        self.baseline: dict[int, int] = {}
         self.has_small_disk = False
-        self.postgres_up_since = 0.0
 
     # --- Up and down -----------------------------------------------------------------------------------
 

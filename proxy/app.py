@@ -54,6 +54,6 @@ class DataPlane:
     @staticmethod
     async def _preflight(runtime: Runtime, scope: Scope, send: Send) -> None:
         allowed = runtime.cors(dict(scope["headers"]).get(b"origin", b""))
-        headers = [*allowed, *(_PREFLIGHT if len(allowed) > 1 else []), (b"content-length", b"0")]
-        await send({"type": "http.response.start", "status": 204, "headers": headers[:-1]})
+        headers = [*allowed, *(_PREFLIGHT if len(allowed) > 1 else [])]
+        await send({"type": "http.response.start", "status": 204, "headers": headers})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -110,8 +110,8 @@ def ceiling(value: float) -> float:
     )
 
 
-def sparkline(values: Sequence[float], *, width: float = 100, height: float = 24) -> str:
-    """The points of a polyline, as SVG wants them."""
+def sparkline(values: Sequence[float]) -> str:
+    """The points of a polyline in a view box of 100 by 24, as SVG wants them."""
     top = max(values, default=0) or 1
-    step = width / max(1, len(values) - 1)
-    return " ".join(f"{n * step:.1f},{height - 1 - (height - 2) * value / top:.1f}" for n, value in enumerate(values))
+    step = 100 / max(1, len(values) - 1)
+    return " ".join(f"{n * step:.1f},{23 - 22 * value / top:.1f}" for n, value in enumerate(values))

@@ -43,11 +43,11 @@ def is_writable(directory: str | os.PathLike[str]) -> bool:
     return path.is_dir() and os.access(path, os.W_OK | os.X_OK) and not os.statvfs(path).f_flag & os.ST_RDONLY
 
 
-def is_locked(file: Path, *, locks: str | os.PathLike[str] = "/proc/locks") -> bool | None:
+def is_locked(file: Path) -> bool | None:
     """Whether some process holds a flock on it; None where the kernel does not tell. Takes no lock to find out."""
     try:
         inode = str(file.stat().st_ino)
-        held = Path(locks).read_text().splitlines()
+        held = Path("/proc/locks").read_text().splitlines()
     except FileNotFoundError:
         return False if not file.exists() else None
     except OSError:

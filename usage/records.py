@@ -19,15 +19,6 @@ RECORD_MAX = 2_560
 PAYLOAD_MAX = RECORD_MAX - HEAD
 INTEGER_MAX = 2**31 - 1
 
-_TEXTS = {
-    "endpoint": 40,
-    "model": 100,
-    "provider": 20,
-    "outcome": 16,
-    "error_message": 200,
-    "usage_source": 10,
-    "provider_request_id": 80,
-}
 _INTEGERS = {
     "status_code": 32_767,
     "tokens_input": INTEGER_MAX,

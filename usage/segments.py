@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from usage.records import HEAD, next_sound, payload_at
@@ -33,7 +33,7 @@ class Tail:
     unresolved: int = 0
     finished: bool = False
     torn: int = 0
-    _suspect: int = field(default=-1)
+    _suspect: int = -1
 
     def payloads(self, *, final: bool) -> Iterator[bytes]:
         """Whole records that were not returned before. `final`: its writer writes nothing more to it.

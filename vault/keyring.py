@@ -66,8 +66,3 @@ def ids_in_use() -> list[int]:
     while (key_id := rows.filter(master_key_id__gt=last).values_list("master_key_id", flat=True).first()) is not None:
         found.append(last := key_id)
     return found
-
-
-def missing() -> list[int]:
-    """The master key ids that stored rows need and the keyring lacks."""
-    return [key_id for key_id in ids_in_use() if key_id not in current().keys]

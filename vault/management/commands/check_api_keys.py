@@ -20,7 +20,6 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--provider", choices=sorted(PROVIDERS), help="Only keys of this provider.")
         parser.add_argument("--user", metavar="EMAIL", help="Only keys of this user.")
-
         parser.add_argument("--fail", action="store_true", help="Exit with 1 when a provider refuses a key.")
 
     def handle(self, *args: Any, **options: Any) -> str:

@@ -17,7 +17,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--dry-run", action="store_true", help="Open what would be re-wrapped, write nothing.")
-        parser.add_argument("--batch", type=int, default=200, help="Rows in a transaction (default: 200).")
+        parser.add_argument("--batch", type=int, default=200, help="Rows in a transaction (default: %(default)s).")
 
     def handle(self, *args: Any, **options: Any) -> str:
         if options["batch"] < 1:
