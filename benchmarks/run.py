@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -27,6 +28,7 @@ from benchmarks.service import Aiproxy, Backends, embedded, start_provider, with
 from benchmarks.targets import Direct, LiteLLM, LiteLLMDatabase, Nginx, Portkey, Target, Unavailable, last_line
 
 RESULTS = ROOT / "benchmarks" / "results"
+REDIS_AWAY = re.compile(r"Redis at \S+ is away")  # as proxy/limits/guarded.py says it
 Result = dict[str, Any]
 
 
@@ -82,7 +84,7 @@ def thorough(plan: Plan) -> Callable[[Target, Result], None]:
         result["shipped_late_per_second"] = target.shipped(patience=180)
         result["rows"] = target.rows()
         result["shipper_cpu_us_per_row"] = (target.shipper_cpu_seconds() - cpu) / (result["rows"] - rows) * 1e6
-        result["redis_given_up"] = target.log.read_text().count(" is away ")
+        result["redis_given_up"] = len(REDIS_AWAY.findall(target.log.read_text()))
         result["respawn_seconds"] = target.respawn_seconds()
         result |= measure.starts(target, plan, result["start_seconds"])
         target.stop()
