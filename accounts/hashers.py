@@ -98,7 +98,7 @@ class Argon2id(Argon2PasswordHasher):
         check = super().verify
         if _affordable(encoded.removeprefix("argon2")):
             return _in_turn(lambda: check(password, encoded))
-        _log.error("A stored password hash asks for more than our own parameters, or is damaged: refused.")
+        _log.error("A stored password hash asks for more than our own parameters, or is damaged: refused")
         # the same time as a wrong password, so that the refusal cannot be told from one
         self.encode(password, self.salt())
         return False

@@ -132,7 +132,7 @@ def _deliver(message: EmailMessage, user_id: str) -> None:
     try:
         message.send()
     except (OSError, SMTPException) as error:
-        logger.error("a mail to user %s could not be sent: %s", user_id, type(error).__name__)
+        logger.error("A mail to user %s could not be sent: %s", user_id, type(error).__name__)
 
 
 def wait() -> None:

@@ -71,7 +71,7 @@ def rotate(encoded: str) -> tuple[User, Pair]:
     )
     if not taken:
         if end(family):
-            _log.warning("A used refresh token of user %s came again: sign-in %s has ended.", user.pk, family)
+            _log.warning("A used refresh token of user %s came again: sign-in %s has ended", user.pk, family)
             record(Action.SIGN_IN_FAILED, user, note="a used refresh token came again: that sign-in has ended")
         raise InvalidToken("This refresh token was used before, or its sign-in has ended. Sign in again.")
     return user, _pair(refresh, family)

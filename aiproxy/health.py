@@ -53,7 +53,7 @@ class Probe:
         except TimeoutError:
             state = "timeout"
         if state != self._last:
-            logger.log(logging.INFO if state in ("ok", "off") else logging.WARNING, "%s is %s", self.name, state)
+            logger.log(logging.INFO if state in ("ok", "off") else logging.WARNING, "Probe of %s: %s", self.name, state)
             self._last = state
         return state
 
@@ -80,7 +80,7 @@ class Probe:
             finally:
                 connection.close()
         except Exception as exc:
-            logger.warning("%s: %s: %s", self.name, type(exc).__name__, exc)
+            logger.warning("Probe of %s failed: %s: %s", self.name, type(exc).__name__, exc)
             state = "down"
         self._answered_at = monotonic()
         answer.set_result(state)
@@ -117,7 +117,7 @@ def _ask_migrations() -> str:
 def _ask_vault() -> str:
     problems = canary.problems()
     for problem in problems:
-        logger.error("%s", problem)
+        logger.error("Probe of vault: %s", problem)
     return "key missing" if problems else "ok"
 
 

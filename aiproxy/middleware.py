@@ -137,7 +137,7 @@ def database_away(get_response: View) -> View:
     def process_exception(request: HttpRequest, exception: Exception) -> HttpResponse | None:
         if not errors.is_database_away(exception):
             return None
-        logger.error("database away: %s", exception)
+        logger.error("The database is away: %s", exception)
         return errors.database_away(request)
 
     def middleware(request: HttpRequest) -> HttpResponse:

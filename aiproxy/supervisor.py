@@ -69,7 +69,7 @@ class SideProcess:
             self.pid = os.fork()
             if not self.pid:
                 self._run(master, listeners)
-        logger.info("The %s process is %d", self.name, self.pid)
+        logger.info("The %s process has begun, pid %d", self.name, self.pid)
 
     def reap(self) -> None:
         if not self.pid:

@@ -122,7 +122,7 @@ def _levels(limits: Sequence[Limit]) -> list[Level] | None:
     try:
         return read(settings.REDIS_URL, limits)
     except LimiterAway as error:
-        logger.warning("the levels of limits cannot be read: %s", error)
+        logger.warning("The levels of limits cannot be read: %s", error)
         return None
 
 

@@ -208,7 +208,7 @@ class Policies:
     def _away(self, error: Exception) -> None:
         """From now on nobody waits for the database, until it answers again."""
         if self._returning is None:
-            logger.warning("the database is away (%s): known keys are served, new ones get 503", type(error).__name__)
+            logger.warning("The database is away (%s): known keys are served, new ones get 503", type(error).__name__)
             self._returning = asyncio.create_task(self._come_back())
 
     async def _come_back(self) -> None:
@@ -219,7 +219,7 @@ class Policies:
                 await self._database.run(Database.probe)
             except (DatabaseError, InterfaceError):
                 continue
-            logger.warning("the database is back after %.1f s", time.monotonic() - began)
+            logger.warning("The database is back after %.1f s", time.monotonic() - began)
             self._returning = None
             return
 

@@ -57,4 +57,4 @@ class Refreshed(Generic[K, V]):
     def _asked(self, key: K, task: "asyncio.Task[V]") -> None:
         del self._asking[key]
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("what was to be known anew could not be asked for", exc_info=error)
+            logger.error("A value could not be renewed; its next use asks again", exc_info=error)

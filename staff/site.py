@@ -116,7 +116,7 @@ class StaffSite(admin.AdminSite):
             except _NOT_TO_BE_LOOKED_FOR as error:
                 if not _is_narrowed_list(request):
                     raise
-                logger.warning("a list could not be narrowed as asked: %s", type(error).__name__)
+                logger.warning("A list could not be narrowed as asked: %s", type(error).__name__)
                 return HttpResponseRedirect(f"{request.path}?{ERROR_FLAG}=1")
             return response
 

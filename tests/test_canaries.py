@@ -263,7 +263,7 @@ def test_no_secret_is_in_an_answer_page_or_metric(tour):
 
 def test_no_secret_is_in_a_log_at_its_most_talkative(tour):
     log = tour.service.log.read_bytes()
-    assert b"DEBUG" in log and b"database away" in log  # it did say something, also of what failed
+    assert b"DEBUG" in log and b"The database is away" in log  # it did say something, also of what failed
     assert_hidden(tour, "log", log)
     assert b"the canary's prompt" not in log
 

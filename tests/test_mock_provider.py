@@ -85,7 +85,7 @@ async def test_it_says_what_is_missing(client):
 def test_it_says_that_its_port_is_taken():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(CommandError, match=f"cannot listen on 127.0.0.1:{port}"):
+        with pytest.raises(CommandError, match=f"Cannot listen on 127.0.0.1:{port}"):
             call_command("mock_provider", "--port", str(port))
 
 

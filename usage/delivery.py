@@ -67,7 +67,7 @@ class Delivery:
         try:
             self._tell(ends)
         except Exception:
-            logger.exception("The collector was not told of %d rows.", len(ends))
+            logger.exception("The collector was not told of %d rows", len(ends))
 
     def lay_aside(self, record: bytes, name: str, reason: str) -> None:
         """Keeps a record for an operator to look at. The file is a segment: moved back into the journal once the cause
@@ -79,7 +79,7 @@ class Delivery:
             _write(path, record)
         except OSError as error:
             self.kept += 1
-            logger.error("A record cannot be laid aside in %s (%s); it stays in its segment.", path.name, error)
+            logger.error("A record cannot be laid aside in %s (%s); it stays in its segment", path.name, error)
             return
         metrics.DEAD.inc()
         logger.error("A record was laid aside in %s: %s", path.name, reason)
@@ -89,7 +89,7 @@ class Delivery:
         try:
             made = partitions.ensure(connection, partitions.coming_months(timezone.now().date()))
         except Error as error:
-            logger.warning("Partitions could not be made (%s); it is tried again.", _first_line(error))
+            logger.warning("Partitions could not be made (%s); it is tried again", _first_line(error))
             return False
         if made:
             logger.info("Made the partitions %s", ", ".join(partitions.name_of(month) for month in made))
@@ -108,7 +108,7 @@ class Delivery:
                 self._wait(batch, error)
             else:
                 if self._failures:
-                    logger.warning("The database takes rows again, after %d tries.", self._failures)
+                    logger.warning("The database takes rows again, after %d tries", self._failures)
                     self._failures = 0
                 metrics.OLDEST_SECONDS.set(0)
                 return stored
@@ -125,7 +125,7 @@ class Delivery:
         if not connection.in_atomic_block:
             connection.close()
         if not self._failures:
-            logger.warning("The database does not take rows (%s); they wait in the journal.", _first_line(error))
+            logger.warning("The database does not take rows (%s); they wait in the journal", _first_line(error))
         first, longest = BACKOFF
         delay = min(longest, first * 2 ** min(self._failures, 10))
         self._failures += 1

@@ -76,7 +76,7 @@ def resign(record: Resigned) -> None:
             row.save(update_fields=["verifier"])
             epoch.bump_key(row)
     except epoch.EpochNotPublished:
-        logger.info("Proxy key %s was signed anew; workers learn it when their policies age.", record.proxy_key_id)
+        logger.info("Proxy key %s was signed anew; workers learn it when their policies age", record.proxy_key_id)
 
 
 def confirm_refusal(api_key_id: UUID) -> None:
@@ -87,6 +87,6 @@ def confirm_refusal(api_key_id: UUID) -> None:
             verdict = api_key.ask_provider()
             logger.info("API key %s was refused; the test call says valid=%s", api_key_id, verdict.valid)
     except epoch.EpochNotPublished:
-        logger.warning("API key %s is invalid; workers learn it when their policies age.", api_key_id)
+        logger.warning("API key %s is invalid; workers learn it when their policies age", api_key_id)
     except DatabaseError as error:
-        logger.warning("API key %s could not be tested (%s); its next refusal asks again.", api_key_id, error)
+        logger.warning("API key %s could not be tested (%s); its next refusal asks again", api_key_id, error)

@@ -63,7 +63,7 @@ def notice(user_ids: Collection[UUID]) -> None:
             try:
                 _notice(users[id], reached)
             except EpochNotPublished:
-                logger.info("User %s has used up a limit; workers learn it when their policies age.", id)
+                logger.info("User %s has used up a limit; workers learn it when their policies age", id)
 
 
 def _notice(user: User, reached: list[Standing]) -> None:
@@ -107,9 +107,9 @@ def run(stop: threading.Event, *, every: float = 2.0) -> None:
         try:
             send_due(stop)
         except Error as error:
-            logger.warning("Mails about limits wait for the database (%s).", type(error).__name__)
+            logger.warning("Mails about limits wait for the database (%s)", type(error).__name__)
         except Exception:
-            logger.exception("A mail about a limit failed.")
+            logger.exception("A mail about a limit failed")
         finally:
             release()
 

@@ -48,7 +48,7 @@ class Overrides:
                 away = False
             except Exception as error:  # whatever it is, the next reading tries again
                 if not away:
-                    logger.warning("Prices cannot be read (%s); those known hold on.", type(error).__name__)
+                    logger.warning("Staff's prices cannot be read (%s); those known hold on", type(error).__name__)
                 away = True
                 pricing.renew()  # a day may have begun
             finally:

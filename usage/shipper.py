@@ -118,9 +118,9 @@ class Shipper:
         try:
             work()
         except ShippingStopped:
-            logger.warning("Stopped while the database is away; what is left stays in %s.", self.directory)
+            logger.warning("Stopped while the database is away; what is left stays in %s", self.directory)
         except Exception:
-            logger.exception("A pass over the journal at %s failed; it is tried again.", self.directory)
+            logger.exception("A pass over the journal at %s failed; it is tried again", self.directory)
             self._stop.wait(BACKOFF[1])
 
     @contextlib.contextmanager
@@ -210,7 +210,7 @@ class Shipper:
                 break
         if tail.torn > torn:
             metrics.TORN.inc(tail.torn - torn)
-            logger.error("%d damaged records in %s were skipped.", tail.torn - torn, tail.path.name)
+            logger.error("%d damaged records in %s were skipped", tail.torn - torn, tail.path.name)
         self._step("read")
 
     def _take(self, writer: _Writer, tail: Tail, payload: bytes) -> None:
@@ -301,7 +301,7 @@ class Shipper:
             try:
                 events.resign(record)
             except Exception:
-                logger.exception("Proxy key %s could not be signed anew; its next use asks again.", record.proxy_key_id)
+                logger.exception("Proxy key %s could not be signed anew; its next use asks again", record.proxy_key_id)
         for tail in self._touched:
             tail.shipped = tail.offset
             tail.unresolved += self._delivery.kept  # one of these tails is where they are
@@ -315,7 +315,9 @@ class Shipper:
             self._last_used.write(everything=everything)
             self._limits.look(everything=everything)
         except Error as error:
-            logger.warning("Could not write what hangs on rows (%s); it is tried again.", error)
+            logger.warning(
+                "When keys were used, and who has reached a limit, could not be written (%s); it is tried again", error
+            )
             if not connection.in_atomic_block:
                 connection.close()
 
@@ -325,7 +327,7 @@ class Shipper:
             try:
                 events.confirm_refusal(api_key_id)
             except Exception:
-                logger.exception("API key %s could not be tested; its next refusal asks again.", api_key_id)
+                logger.exception("API key %s could not be tested; its next refusal asks again", api_key_id)
             finally:
                 self._waiting.discard(api_key_id)
                 release()

@@ -176,7 +176,9 @@ def test_it_logs_a_change_once(caplog):
     with caplog.at_level("INFO", logger="aiproxy.health"):
         for _ in range(4):
             probe.state()
-    assert [record.getMessage() for record in caplog.records] == ["thing is ok", "thing is down", "thing is ok"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"Probe of thing: {state}" for state in ("ok", "down", "ok")
+    ]
 
 
 @pytest.mark.django_db

@@ -74,7 +74,7 @@ def test_it_ends_quietly_on_ctrl_c(start):
 def test_it_says_that_the_demo_has_nowhere_to_write(start, tmp_path):
     (tmp_path / "file").touch()
     process = start("quickstart", AIPROXY_DATA_DIR=str(tmp_path / "file" / "var"), PORT=str(free_port()))
-    assert process.communicate(timeout=60)[1].endswith(b"file/var: Not a directory\n")
+    assert process.communicate(timeout=60)[1].endswith(b"file/var cannot be written: Not a directory.\n")
     assert process.returncode == 1
 
 
@@ -82,4 +82,4 @@ def test_it_takes_an_empty_host_for_none(start):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         process = start("quickstart", HOST="", PORT=str(port))
-        assert f"cannot listen on 127.0.0.1:{port}".encode() in process.communicate(timeout=60)[1]
+        assert f"Cannot listen on 127.0.0.1:{port}".encode() in process.communicate(timeout=60)[1]

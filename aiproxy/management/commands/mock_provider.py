@@ -35,7 +35,7 @@ class Command(BaseCommand):
         try:
             port = await provider.start(host, port)
         except OSError as error:
-            raise CommandError(f"cannot listen on {host}:{port}: {error.strerror}.") from error
+            raise CommandError(f"Cannot listen on {host}:{port}: {error.strerror}.") from error
         shown = f"[{host}]" if ":" in host else host
         self.stdout.write(f"Demo provider: AIPROXY_OPENAI_BASE_URL=http://{shown}:{port}/v1")
         await stopped.wait()

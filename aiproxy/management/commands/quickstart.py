@@ -63,7 +63,7 @@ class Command(BaseCommand):
             call_command("migrate", verbosity=0, interactive=False)
             self.demo = demo.prepare()
         except OSError as error:
-            raise CommandError(f"cannot write {settings.AIPROXY_DATA_DIR}: {error.strerror}") from error
+            raise CommandError(f"{settings.AIPROXY_DATA_DIR} cannot be written: {error.strerror}.") from error
         connections.close_all()
         asyncio.run(self._run())
 
@@ -74,7 +74,7 @@ class Command(BaseCommand):
         try:
             made = demo.complete_environment_file()
         except OSError as error:
-            raise CommandError(f"cannot write {demo.environment_file()}: {error.strerror}") from error
+            raise CommandError(f"{demo.environment_file()} cannot be written: {error.strerror}.") from error
         if made:
             self.stdout.write(f"Made {', '.join(made)} in {demo.environment_file()}")
             self.stdout.flush()
@@ -95,7 +95,7 @@ class Command(BaseCommand):
                 probe.bind(address)
         except OSError as error:
             raise CommandError(
-                f"cannot listen on {self.host}:{self.port} ({error.strerror}). Stop what uses it, or choose another:"
+                f"Cannot listen on {self.host}:{self.port} ({error.strerror}). Stop what uses it, or choose another:"
                 f" make run PORT={self.port + 1 if self.port < 65535 else 8000}"
             ) from error
 
@@ -148,7 +148,7 @@ class Command(BaseCommand):
         told.cancel()
         if ended.done() and not self.stop.is_set():
             doing.cancel()
-            raise CommandError(f"the service has ended (status {ended.result()}); its last lines above say why.")
+            raise CommandError(f"The service has ended (status {ended.result()}); its last lines above say why.")
         if self.stop.is_set():
             doing.cancel()
             return False
@@ -163,7 +163,7 @@ class Command(BaseCommand):
                 if status == 200:
                     return
             await asyncio.sleep(0.1)
-        raise CommandError(f"the service is not ready after {START_TIMEOUT:.0f} s: {answer[:500]}")
+        raise CommandError(f"The service is not ready after {START_TIMEOUT:.0f} s: {answer[:500]}")
 
     async def _ask_ready(self) -> tuple[int, str]:
         host = shown_host(self.host)
