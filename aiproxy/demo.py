@@ -17,7 +17,6 @@ from django.conf import settings
 from accounts import keys
 from accounts.models import Plan, ProxyKey, User
 from vault import store
-from vault.crypto import Unsealable
 from vault.models import ApiKey
 from vault.secret import Secret
 
@@ -130,16 +129,8 @@ def _provider_key(user: User) -> None:
     row = ApiKey.objects.filter(user=user, provider="openai", label=LABEL).first()
     if row is None:
         store.add(user.id, "openai", LABEL, secret)
-    elif not row.is_valid or not _opens(row):
+    elif not (row.is_valid and row.opens()):
         store.change(user.id, row.id, secret)
-
-
-def _opens(row: ApiKey) -> bool:
-    try:
-        row.unseal()
-    except Unsealable:
-        return False
-    return True
 
 
 def _proxy_key(user: User, remembered: Demo | None) -> str:

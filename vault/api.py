@@ -1,5 +1,6 @@
 """Owns `/api-keys`: what an owner may see and do with stored keys. A key goes in and never comes out."""
 
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
@@ -194,12 +195,4 @@ class ApiKeyTest(OwnKeys):
 
     @extend_schema(operation_id="testApiKey", summary="Test it", request=None, responses=VerdictSerializer)
     def post(self, request: Request, pk: UUID) -> Response:
-        verdict = self.get_object().ask_provider()
-        return Response(
-            {
-                "valid": verdict.valid,
-                "status": verdict.status,
-                "latency_ms": verdict.latency_ms,
-                "error": verdict.error,
-            }
-        )
+        return Response(asdict(self.get_object().ask_provider()))

@@ -7,7 +7,6 @@ replaced under its id shows in that no row of it opens.
 from typing import Final
 
 from vault import keyring
-from vault.crypto import Unsealable
 from vault.models import ApiKey
 
 # One damaged row must not stop the service: a master key is wrong when none of these opens.
@@ -28,12 +27,4 @@ def problems() -> list[str]:
 
 def _opens_any(key_id: int) -> bool:
     rows = list(ApiKey.objects.filter(master_key_id=key_id).order_by("-id")[:_SAMPLE])
-    return not rows or any(map(_opens, rows))
-
-
-def _opens(row: ApiKey) -> bool:
-    try:
-        row.unseal()
-    except Unsealable:
-        return False
-    return True
+    return not rows or any(row.opens() for row in rows)

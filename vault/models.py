@@ -122,6 +122,14 @@ class ApiKey(models.Model):
         """The key in clear, for one use. Raises crypto.Unsealable."""
         return crypto.unseal(self.sealed, self.context, keyring.current())
 
+    def opens(self) -> bool:
+        """Whether the master keys of this process open it."""
+        try:
+            self.unseal()
+        except crypto.Unsealable:
+            return False
+        return True
+
     def ask_provider(self) -> "Verdict":
         """One call with this key; writes down how it went."""
         from vault.check import check_api_key  # loads httpx, a tenth of every start, for what most processes never do

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
 import uvicorn
 from django.db import connection
@@ -97,6 +98,14 @@ async def client(address, proxy_key) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(
         base_url=f"http://{address[0]}:{address[1]}", headers=headers, timeout=20, trust_env=False, verify=False
     ) as client:
+        yield client
+
+
+@pytest.fixture
+async def official(address, proxy_key) -> AsyncIterator[openai.AsyncOpenAI]:
+    """OpenAI's own client, unchanged."""
+    url = f"http://{address[0]}:{address[1]}/v1"
+    async with openai.AsyncOpenAI(base_url=url, api_key=proxy_key[1], max_retries=0) as client:
         yield client
 
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,6 +26,13 @@ from proxy.limits.redis import RedisLimiter
 
 URL = os.environ.get("TEST_REDIS_URL") or "redis://127.0.0.1:6379/15"
 PATIENCE = 10.0
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < deadline, "did not happen"
+        await asyncio.sleep(0.002)
 
 
 def server_binary() -> str:

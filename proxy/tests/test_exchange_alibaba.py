@@ -3,7 +3,6 @@
 import json
 import secrets
 
-import openai
 import pytest
 
 from proxy.tests.provider import DONE, USAGE, answer, stream
@@ -52,14 +51,6 @@ CALL = [
 def api_key(user, settings, provider) -> ApiKey:
     settings.AIPROXY_ALIBABA_BASE_URL = f"http://127.0.0.1:{provider.port}/compatible-mode/v1"
     return store.add(user.id, "alibaba", "", Secret("demo-" + secrets.token_hex(20)))
-
-
-@pytest.fixture
-async def official(address, proxy_key):
-    """The official client, unchanged."""
-    url = f"http://{address[0]}:{address[1]}/v1"
-    async with openai.AsyncOpenAI(base_url=url, api_key=proxy_key[1], max_retries=0) as client:
-        yield client
 
 
 async def test_it_answers_in_openais_format(official, provider, rows):

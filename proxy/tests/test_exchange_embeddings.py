@@ -25,14 +25,6 @@ def api_key(user, settings, provider, name) -> ApiKey:
     return store.add(user.id, name, "", Secret("demo-" + secrets.token_hex(20)))
 
 
-@pytest.fixture
-async def official(address, proxy_key):
-    """The official client, unchanged."""
-    url = f"http://{address[0]}:{address[1]}/v1"
-    async with openai.AsyncOpenAI(base_url=url, api_key=proxy_key[1], max_retries=0) as client:
-        yield client
-
-
 def embed(name: str):
     """Answers as each provider does to what it is asked for."""
 

@@ -15,14 +15,6 @@ SOUND = head(200, "content-type: audio/mpeg", "transfer-encoding: chunked", "x-r
 SPEECH = {"model": "gpt-4o-mini-tts", "voice": "alloy", "input": "Hello there"}
 
 
-@pytest.fixture
-async def official(address, proxy_key):
-    """The official client, unchanged."""
-    url = f"http://{address[0]}:{address[1]}/v1"
-    async with openai.AsyncOpenAI(base_url=url, api_key=proxy_key[1], max_retries=0) as client:
-        yield client
-
-
 def event(kind: str, **fields) -> bytes:
     return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode()
 

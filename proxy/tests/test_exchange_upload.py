@@ -5,7 +5,6 @@ import secrets
 import tracemalloc
 from collections.abc import AsyncIterator
 
-import openai
 import pytest
 from asgiref.sync import sync_to_async
 
@@ -24,14 +23,6 @@ FILE = b'--B\r\nContent-Disposition: form-data; name="file"; filename="a.mp3"\r\
 END = b"\r\n--B--\r\n"
 SMALL = MODEL % b"whisper-1" + FILE + b"x" * 100 + END
 MIB = b"x" * (1 << 20)
-
-
-@pytest.fixture
-async def official(address, proxy_key):
-    """The official client, unchanged."""
-    url = f"http://{address[0]}:{address[1]}/v1"
-    async with openai.AsyncOpenAI(base_url=url, api_key=proxy_key[1], max_retries=0) as client:
-        yield client
 
 
 async def pieces(*parts: bytes) -> AsyncIterator[bytes]:

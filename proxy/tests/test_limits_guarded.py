@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -11,7 +11,7 @@ from proxy.limits import Ask, Limit, levels
 from proxy.limits.guarded import GuardedLimiter
 from proxy.limits.memory import MemoryLimiter
 from proxy.limits.redis import RedisLimiter
-from proxy.tests.limits_redis import PATIENCE, RedisServer
+from proxy.tests.limits_redis import PATIENCE, RedisServer, until
 
 USER = (Limit("user:a", rpm=100),)
 PARALLEL = (Limit("user:p", tpm=1_000, max_parallel=1),)
@@ -31,13 +31,6 @@ async def limiter(server: RedisServer) -> AsyncIterator[GuardedLimiter]:
     await limiter.start()
     yield limiter
     await limiter.close()
-
-
-async def until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not happened():
-        assert time.monotonic() < deadline, "did not happen"
-        await asyncio.sleep(0.002)
 
 
 async def admitted(limiter: GuardedLimiter, limits: tuple[Limit, ...], tries: int) -> int:

@@ -19,7 +19,7 @@ import uvloop
 from proxy.limits import Ask, Limit, LimiterAway, levels
 from proxy.limits.connection import Address, Connection
 from proxy.limits.redis import RedisLimiter
-from proxy.tests.limits_redis import PATIENCE, URL, RedisServer, hammer, own_keys, sessions, virtual_clock
+from proxy.tests.limits_redis import PATIENCE, URL, RedisServer, hammer, own_keys, sessions, until, virtual_clock
 from proxy.tests.upstream_peer import turns
 
 BOTH = (Limit("user:a", 100, 1_000, 10), Limit("key:a", 50, 500, 5))
@@ -49,13 +49,6 @@ async def limiter(prefix: str) -> AsyncIterator[RedisLimiter]:
     limiter = RedisLimiter(URL, PATIENCE, prefix=prefix)
     yield limiter
     await limiter.close()
-
-
-async def until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not happened():
-        assert time.monotonic() < deadline, "did not happen"
-        await asyncio.sleep(0.002)
 
 
 def server_ms(client: "redis.Redis") -> int:

@@ -75,14 +75,6 @@ def all_keys(user, provider, api_key):
         store.add(user.id, slug, "", Secret("demo-" + secrets.token_hex(20)))
 
 
-@pytest.fixture
-async def official(address, proxy_key):
-    """The official client, unchanged."""
-    url = f"http://{address[0]}:{address[1]}/v1"
-    async with openai.AsyncOpenAI(base_url=url, api_key=proxy_key[1], max_retries=0) as client:
-        yield client
-
-
 async def test_it_lists_what_every_key_reaches_for_the_official_client(all_keys, official, rows):
     listed = {model.id: model async for model in official.models.list()}
     assert set(listed) == {

@@ -6,10 +6,8 @@ Facts: https://ai.google.dev/gemini-api/docs/troubleshooting, google.rpc: Status
 import re
 from typing import Any
 
-import msgspec
-
 from proxy.errors import ProviderAnswer, ProviderKeyRejected, ProxyError
-from proxy.wire import UNREADABLE
+from proxy.wire.openai import error_object
 
 _SECONDS = re.compile(r"(\d{1,6}(?:\.\d{1,9})?)s", re.ASCII)
 _TOO_LONG = re.compile(r"token count .{0,40}exceeds the maximum|exceeds the maximum number of tokens", re.ASCII)
@@ -28,7 +26,7 @@ _STATUS = {
 
 def error(status: int, body: bytes) -> ProxyError:
     """Of a complete error answer; the caller scrubs it of secrets."""
-    found = _error_object(body)
+    found = error_object(body)
     said = str(found.get("message") or f"The provider answered {status}.")
     details = found.get("details")
     details = [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
@@ -52,7 +50,7 @@ def error(status: int, body: bytes) -> ProxyError:
 
 def failure_of(status: int, data: bytes) -> ProxyError:
     """Of an error inside an answer that began as a success; `status` is for one that does not say its own."""
-    found = _error_object(data)
+    found = error_object(data)
     status = _STATUS.get(str(found.get("status")), status)
     failure = error(status, data)
     failure.retryable = False
@@ -83,14 +81,3 @@ def _is_daily(details: list[dict[str, Any]]) -> bool:
         for violation in some
         if isinstance(violation, dict)
     )
-
-
-def _error_object(body: bytes) -> dict[str, Any]:
-    try:
-        answer = msgspec.json.decode(body)
-    except UNREADABLE:
-        return {}
-    if isinstance(answer, list) and answer:  # some endpoints wrap it
-        answer = answer[0]
-    found = answer.get("error") if isinstance(answer, dict) else None
-    return found if isinstance(found, dict) else {"message": found} if isinstance(found, str) else {}

@@ -173,24 +173,25 @@ def with_cost(events: bytes, cost: str) -> bytes:
     return b'%b%b"cost":%b,%b' % (before, found, cost.encode(), after)
 
 
-def _error_object(body: bytes) -> dict[str, Any]:
+def error_object(body: bytes) -> dict[str, Any]:
+    """The `error` of an answer, a bare text as its message; {} if there is none."""
     try:
         answer = msgspec.json.decode(body)
     except UNREADABLE:
         return {}
-    if isinstance(answer, list) and answer:
+    if isinstance(answer, list) and answer:  # some endpoints of Google's wrap it
         answer = answer[0]
     error = answer.get("error") if isinstance(answer, dict) else None
     return error if isinstance(error, dict) else {"message": error} if isinstance(error, str) else {}
 
 
 def in_stream_error(data: bytes) -> ProxyError:
-    return ProviderAnswer(502, _error_object(data), retryable=False)
+    return ProviderAnswer(502, error_object(data), retryable=False)
 
 
 def error(status: int, body: bytes) -> ProxyError:
     """What the client is told of a complete error answer; the caller scrubs it of secrets."""
-    found = _error_object(body)
+    found = error_object(body)
     said = str(found.get("message") or f"The provider answered {status}.")
     if status == 401:
         return ProviderKeyRejected(f"The provider refuses the stored key: {said}")
