@@ -1,4 +1,4 @@
-"""Owns what staff see first: how the service does now, against the period before. Reads `usage_hours`, never the log.
+"""Owns what staff see first: how the service does now, against the period before. Reads sums, never the log.
 
 The sums are shared by all who look and are up to a minute old; what of them is shown depends on who looks.
 """

@@ -177,6 +177,7 @@ def test_it_leaves_nothing_behind_when_it_is_killed(start):
     family = run.children()
     run.process.kill()
     run.join()
+    assert family
     assert all(ends(pid) for pid in family)
 
 

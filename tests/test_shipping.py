@@ -69,6 +69,7 @@ def test_every_file_that_is_written_about_is_there():
     files = [path.relative_to(ROOT).parts for path in (*PAGES, *CODE, *ROOT.glob("*.py"))]
     known = {"/".join(parts[start:]) for parts in files for start in range(len(parts))}
     written = {(named(path), file) for path in (*PAGES, *CODE) for file in FILE.findall(path.read_text())}
+    assert ("docs/architecture.md", "server.py") in written
     assert not [(where, file) for where, file in sorted(written) if file not in known]
 
 
@@ -78,12 +79,13 @@ def heading_ids(page):
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("path", PAGES, ids=named)
-def test_every_link_of_the_documentation_leads_somewhere(path):
-    for place, heading in LINK.findall(path.read_text()):
+def test_every_link_of_the_documentation_leads_somewhere():
+    links = [(path, *link) for path in PAGES for link in LINK.findall(path.read_text())]
+    assert (ROOT / "README.md", "docs/API.md", "fallbacks") in links
+    for path, place, heading in links:
         target = path.parent / place if place else path
-        assert target.exists(), place
-        assert not heading or heading in heading_ids(target), heading
+        assert target.exists(), (path, place)
+        assert not heading or heading in heading_ids(target), (path, heading)
 
 
 def test_no_secret_test_or_data_gets_into_the_image():

@@ -133,7 +133,9 @@ def test_it_tells_strangers_no_reason(client, states, monkeypatch):
         raise OperationalError("connection to db.internal failed for user admin")
 
     monkeypatch.setattr(health.DATABASE, "_ask", fail)
-    assert "internal" not in client.get("/health").text + client.get("/readyz").text
+    said = client.get("/health").text + client.get("/readyz").text
+    assert '"db": "down"' in said
+    assert "internal" not in said
 
 
 def test_it_does_not_log_each_answer(client, states, caplog):

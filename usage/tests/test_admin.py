@@ -10,6 +10,7 @@ from django.contrib.admin import site
 from django.contrib.auth.models import Group
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils.html import escape
 
 from accounts.ids import made_at, uuid7
 from accounts.keys import PREFIX
@@ -214,6 +215,7 @@ def test_it_shows_hostile_text_as_text(staff, text):
         body = staff.get(page).text
         assert "<img src=x" not in body
         assert "<script>alert" not in body
+    assert escape(text) in staff.get(f"{LOG}{id}/change/").text
 
 
 def test_it_explains_every_field(staff):

@@ -328,7 +328,7 @@ def test_it_seals_a_segment_by_age(new_journal, directory):
 def test_it_seals_to_the_length_written(mapped, new_journal, directory, monkeypatch):
     monkeypatch.setattr(disk, "IN_PLACE", {disk.file_system(directory)} if mapped else set())
     journal = new_journal()
-    assert all((spare.memory is not None) == mapped for spare in journal._spares)
+    assert {spare.memory is not None for spare in journal._spares} == {mapped}
     begin, end = a_begin(), an_end()
     journal.begin(begin)
     journal.end(end)
