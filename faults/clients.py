@@ -132,7 +132,7 @@ class Client:
             sighting.ended = time.monotonic()
 
     async def _perform(self, sighting: Sighting) -> None:
-        if sighting.leave or self._dice_reconnects():
+        if sighting.leave or _reconnects():
             self.hang_up()
         if self._link is None:
             self._link = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 20)
@@ -151,10 +151,6 @@ class Client:
             return
         if not await self._read(reader, sighting):
             self.hang_up()
-
-    def _dice_reconnects(self) -> bool:
-        """Not from the dice of the script: a connection's state depends on what happened."""
-        return random.random() < 0.3
 
     def _request(self, sighting: Sighting) -> tuple[bytes, bytes]:
         request: dict[str, Any] = {"model": sighting.model, "stream": sighting.streamed}
@@ -207,6 +203,11 @@ class Client:
                 self._leave(sighting)
                 return
         sighting.ended_cleanly = True
+
+
+def _reconnects() -> bool:
+    """By no dice of the seed's: whether there is a connection depends on what happened."""
+    return random.random() < 0.3
 
 
 async def _chunks(reader: asyncio.StreamReader) -> Any:

@@ -19,7 +19,9 @@ from faults.verdict import Evidence, Verdict, judge
 MEMORY = 250  # MiB, resident, of a worker; a few answers of 5 MB at once among it
 # Descriptors that a worker may hold more than at first: pooled database connections, a probe, a spare segment.
 DESCRIPTORS = 16
-REVOKE_EVERY = 3.0
+REVOKE_EVERY = 3.0  # seconds
+# What is asked with a key that is about to be revoked.
+BRIEF = Ways(0.0, stream=0.3, leave=0, wrong=0, acts=("ok",), pace=(0, 0))
 
 
 @dataclass(slots=True)
@@ -135,7 +137,7 @@ class Run:
                 return
             key, url = minted.json()["key"], f"/proxy-api-keys/{minted.json()['id']}"
             tenant = replace(self._stand.tenants["owner"], name="revoked", key=key, key_id=minted.json()["id"])
-            clients = [Client(service.port, tenant, self._dice(f"revoked {number} {n}"), ways=_PLAIN) for n in range(4)]
+            clients = [Client(service.port, tenant, self._dice(f"revoked {number} {n}"), ways=BRIEF) for n in range(4)]
             await asyncio.gather(*(self._ask(client) for client in clients))
         except (OSError, ValueError):
             return  # the service was away: there is no such key
@@ -209,6 +211,3 @@ class Run:
         ledger.violations += limits.judge_rate(times, ledger, *window)
         ledger.violations += limits.judge_parallel(provider.peaks[provider_key("narrow")], ledger, *window)
         ledger.violations += limits.judge_slots(self._stand.slots(), ledger)
-
-
-_PLAIN = Ways(0.0, stream=0.3, leave=0, wrong=0, acts=("ok",), pace=(0, 0))

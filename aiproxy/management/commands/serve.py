@@ -26,7 +26,7 @@ def worker_count(text: str) -> int:
     return int(text)
 
 
-def seconds(text: str) -> float:
+def grace_time(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
@@ -49,7 +49,7 @@ class Command(BaseCommand):
         parser.add_argument("--no-shipper", action="store_true", help="another process runs `ship_usage`")
         grace = str(settings.AIPROXY_GRACE)
         parser.add_argument(
-            "--grace", type=seconds, default=grace, help="seconds for open streams at the end (default: %(default)s)"
+            "--grace", type=grace_time, default=grace, help="seconds for open streams at the end (default: %(default)s)"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
