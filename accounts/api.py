@@ -119,7 +119,7 @@ class Logout(generics.GenericAPIView[Any]):
 
 @extend_schema_view(
     get=extend_schema(operation_id="getMe", summary="Who you are, and what your plan allows"),
-    patch=extend_schema(operation_id="changeMe", summary="Change your name"),
+    patch=extend_schema(operation_id="changeMe", summary="Change your name, language or limit mails"),
 )
 class Me(generics.RetrieveUpdateAPIView[User]):
     serializer_class = UserSerializer
