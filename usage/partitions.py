@@ -13,6 +13,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 TABLE = "proxy_requests"
 AHEAD = 3
+_OURS = rf"^{TABLE}_\d{{4}}_(0[1-9]|1[0-2])$"
 # Any number that nobody else takes: makers of partitions wait for each other on it.
 _ADVISORY_LOCK = 0x61697078
 _LOCK_TIMEOUT = "3s"
@@ -102,7 +103,7 @@ def droppable(connection: BaseDatabaseWrapper, before: dt.date) -> list[dt.date]
         cursor.execute(
             "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace ="
             " (SELECT relnamespace FROM pg_class WHERE oid = to_regclass(%s)) AND relname ~ %s ORDER BY relname",
-            [TABLE, rf"^{TABLE}_\d{{4}}_\d{{2}}$"],
+            [TABLE, _OURS],
         )
         months = [_month_in(name) for (name,) in cursor.fetchall()]
     return [month for month in months if month < before]
@@ -121,12 +122,12 @@ def drop(connection: BaseDatabaseWrapper, month: dt.date) -> None:
 
 
 def _inherited(connection: BaseDatabaseWrapper) -> list[tuple[dt.date, bool]]:
-    """Each partition's month, and whether a detach of it was interrupted."""
+    """Each partition's month, and whether a detach of it was interrupted. One of another name is somebody else's."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT c.relname, i.inhdetachpending FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
-            " WHERE i.inhparent = to_regclass(%s) ORDER BY c.relname",
-            [TABLE],
+            " WHERE i.inhparent = to_regclass(%s) AND c.relname ~ %s ORDER BY c.relname",
+            [TABLE, _OURS],
         )
         return [(_month_in(name), pending) for name, pending in cursor.fetchall()]
 

@@ -81,6 +81,13 @@ class TestMonths:
 
         assert shipper.run_once() == 1
 
+    def test_it_minds_no_partition_of_somebody_elses(self, journal, directory):
+        catalogue_change("CREATE TABLE proxy_requests_others PARTITION OF proxy_requests DEFAULT")
+        journal.end(an_end(id_in(2019, 7)))
+
+        assert Shipper(directory).run_once() == 1
+        assert dt.date(2019, 7, 1) in partitions.attached(connection)
+
     def test_it_knows_a_missing_month_in_any_language_of_the_server(self):
         error = refused(an_end(id_in(2019, 7)))
         translated = IntegrityError("keine Partition von Relation »proxy_requests« für die Zeile gefunden")
