@@ -45,6 +45,7 @@ class Delivery:
         self._tell = tell
         self._months: set[object] = set()
         self._failures = 0
+        self._reasons: set[str] = set()
 
     def ship(self, batch: Sequence[Row]) -> int:
         """How many of the rows were new. Raises ShippingStopped."""
@@ -110,6 +111,7 @@ class Delivery:
                 if self._failures:
                     logger.warning("The database takes rows again, after %d tries", self._failures)
                     self._failures = 0
+                    self._reasons.clear()
                 metrics.OLDEST_SECONDS.set(0)
                 return stored
 
@@ -124,8 +126,9 @@ class Delivery:
         """Until the next try, with a new connection: the old one may be dead without knowing it."""
         if not connection.in_atomic_block:
             connection.close()
-        if not self._failures:
-            logger.warning("The database does not take rows (%s); they wait in the journal", _first_line(error))
+        if (reason := _first_line(error)) not in self._reasons:  # each once: it may come back, and refuse still
+            self._reasons.add(reason)
+            logger.warning("The database does not take rows (%s); they wait in the journal", reason)
         first, longest = BACKOFF
         delay = min(longest, first * 2 ** min(self._failures, 10))
         self._failures += 1

@@ -264,6 +264,21 @@ def test_it_waits_for_a_database_that_is_away(journal, directory, quick):
     assert sums_match_rows()
 
 
+def test_it_says_each_reason_once_for_which_the_database_takes_no_rows(journal, directory, quick, caplog):
+    exchange(journal)
+    reasons = iter(["connection refused", "the database system is starting up", "cannot execute INSERT"] * 2)
+
+    def away(execute, sql, params, many, context):
+        if "INSERT INTO proxy_requests" in sql and (reason := next(reasons, None)):
+            raise OperationalError(reason)
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(away):
+        Shipper(directory).run_once()
+    said = [record.args[0] for record in caplog.records if "does not take rows" in record.msg]
+    assert said == ["connection refused", "the database system is starting up", "cannot execute INSERT"]
+
+
 def test_it_keeps_everything_when_it_is_stopped_while_the_database_is_away(journal, directory, quick):
     ids = {exchange(journal) for _ in range(3)}
     stop = threading.Event()
