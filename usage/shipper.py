@@ -226,8 +226,6 @@ class Shipper:
             if begun is not None:
                 begun[1].unresolved -= 1
             self._enqueue(record, writer.name)
-            self._last_used.note(record)
-            self._limits.note(record.user_id)
         elif isinstance(record, Begin):
             if record.id not in writer.begins:
                 writer.begins[record.id] = (record, tail)
@@ -249,6 +247,8 @@ class Shipper:
         except ROWS_FAULT as error:
             self._delivery.lay_aside(encode(end), end.id.hex, str(error))
             return
+        self._last_used.note(end)
+        self._limits.note(end.user_id)
         self._batch.append(Row(end, writer))
         if len(self._batch) >= BATCH:
             self._flush()

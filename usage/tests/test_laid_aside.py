@@ -40,6 +40,15 @@ def test_it_lays_aside_a_cost_that_cannot_be(journal, directory, cost):
     assert [path.name for path in (directory / "dead").iterdir()] == [f"{id.hex}-00000000.sealed"]
 
 
+def test_it_lays_aside_a_record_whose_time_cannot_be(directory):
+    late, good = an_end(uuid7(2**48 - 1)), an_end()
+    directory.mkdir()
+    (directory / f"{'ab' * 8}-00000000.sealed").write_bytes(encode(late) + encode(good))
+
+    assert Shipper(directory).run_once() == 1
+    assert [path.name for path in (directory / "dead").iterdir()] == [f"{late.id.hex}-00000000.sealed"]
+
+
 def test_it_ships_a_record_that_was_laid_aside_and_moved_back(directory):
     end = an_end()
     directory.mkdir()
