@@ -16,6 +16,11 @@ OLDEST_SECONDS = Gauge(
     "Age of the oldest row that is not in the database yet",
     multiprocess_mode="mostrecent",
 )
+STUCK = Gauge(
+    "aiproxy_journal_stuck_segments",
+    "Segments of the journal that cannot be read or removed",
+    multiprocess_mode="mostrecent",
+)
 SHIPPED = Counter("aiproxy_usage_rows_shipped", "Rows put into the database")
 REPLAYED = Counter("aiproxy_usage_rows_replayed", "Rows of the journal that the database had already")
 INTERRUPTED = Counter("aiproxy_usage_rows_interrupted", "Requests whose worker died before they ended")

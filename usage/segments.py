@@ -8,7 +8,7 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,8 @@ class Tail:
     unresolved: int = 0
     finished: bool = False
     torn: int = 0
+    # Whether it could not be read, or not be removed, when that was tried last.
+    stuck: bool = False
     _suspect: int = -1
 
     def payloads(self, *, final: bool) -> Iterator[bytes]:
@@ -133,6 +135,8 @@ def is_dead(directory: Path, writer: str) -> bool:
         fd = os.open(directory / f"{writer}.lock", os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return True
+    except PermissionError:  # another user's, and so are its segments
+        return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -142,27 +146,29 @@ def is_dead(directory: Path, writer: str) -> bool:
     return True
 
 
-def bury(directory: Path, writer: str) -> None:
-    """Removes what a dead writer, all of whose segments are gone, has left behind."""
-    for leftover in directory.glob(f"{writer}-*.tmp"):
-        leftover.unlink(missing_ok=True)
-    for name in (f"{writer}.lock", f"{writer}.lock-tmp"):
-        (directory / name).unlink(missing_ok=True)
+def bury(directory: Path, writers: Collection[str]) -> None:
+    """Removes what dead writers, all of whose segments are gone, have left behind."""
+    for leftover in directory.glob("*.tmp") if writers else ():
+        if leftover.name.partition("-")[0] in writers:
+            leftover.unlink(missing_ok=True)
+    for writer in writers:
+        for name in (f"{writer}.lock", f"{writer}.lock-tmp"):
+            (directory / name).unlink(missing_ok=True)
 
 
-def dead_writers_without_segments(directory: Path, found: dict[str, dict[int, Path]]) -> list[str]:
+def dead_writers_without_segments(directory: Path, found: Container[str]) -> set[str]:
     """Writers that died before they wrote anything, or whose segments were all removed before."""
     locks = [path.stem for path in directory.glob("*.lock") if path.name != "shipper.lock"]
-    dead = [writer for writer in locks if writer not in found and is_dead(directory, writer)]
-    return dead + _stillborn(directory)
+    dead = {writer for writer in locks if writer not in found and is_dead(directory, writer)}
+    return dead | _stillborn(directory)
 
 
-def _stillborn(directory: Path) -> list[str]:
+def _stillborn(directory: Path) -> set[str]:
     """Writers that were killed as they took their lock. Told by its age: one that lives takes it at once, and a look
     whether it can be taken could be what keeps it from that."""
-    found = []
+    found = set()
     for path in directory.glob("*.lock-tmp"):
         with contextlib.suppress(FileNotFoundError):  # it has its name by now
             if path.stat().st_mtime < time.time() - STILLBORN_AFTER:
-                found.append(path.stem)
+                found.add(path.stem)
     return found

@@ -88,6 +88,8 @@ class Shipper:
             self._refused.put(None)
             self._confirm_refusals()
             notices.send_due(self._stop)
+            if stuck := self._stuck():
+                raise OSError(f"{stuck} segments cannot be read or removed")
         return shipped
 
     def run(self, stop: threading.Event) -> None:
@@ -151,8 +153,7 @@ class Shipper:
                 self._sweep(writer)
                 if writer.name not in found:
                     del self._writers[writer.name]
-            for name in segments.dead_writers_without_segments(self.directory, found):
-                segments.bury(self.directory, name)
+            segments.bury(self.directory, segments.dead_writers_without_segments(self.directory, self._writers))
             self._look_up_unresolved()
             self._write_aside()
             if self._kept:  # all else is done, and may have made space for them
@@ -186,11 +187,14 @@ class Shipper:
             final = dead or tail.sealed
             try:
                 self._read(writer, tail, final=final)
+                if not final:
+                    self._behind |= following is not None and writer.tails[following].is_begun()
             except FileNotFoundError:  # a spare, removed by its writer as it closed; the next pass sees what it left
                 del writer.tails[number]
                 return
+            except OSError as error:
+                self._leave(tail, error)
             if not final:
-                self._behind |= following is not None and writer.tails[following].is_begun()
                 return
             self._flush()
             self._sweep(writer)
@@ -211,6 +215,7 @@ class Shipper:
         if tail.torn > torn:
             metrics.TORN.inc(tail.torn - torn)
             logger.error("%d damaged records in %s were skipped", tail.torn - torn, tail.path.name)
+        tail.stuck = False
         self._step("read")
 
     def _take(self, writer: _Writer, tail: Tail, payload: bytes) -> None:
@@ -264,16 +269,26 @@ class Shipper:
             writer.begins.clear()
         self._flush()
         self._sweep(writer)
-        segments.bury(self.directory, writer.name)
-        del self._writers[writer.name]
+        if not writer.tails:
+            del self._writers[writer.name]
 
     def _sweep(self, writer: _Writer) -> None:
         """Removes segments that nobody needs any more; all rows that were read are committed when it is called."""
         for number, tail in sorted(writer.tails.items()):
             if tail.finished and not tail.unresolved:
-                tail.path.unlink(missing_ok=True)
+                try:
+                    tail.path.unlink(missing_ok=True)
+                except OSError as error:
+                    self._leave(tail, error)
+                    continue
                 del writer.tails[number]
                 self._step("deleted")
+
+    def _leave(self, tail: Tail, error: OSError) -> None:
+        """For the next pass: what the disk or its rights withhold holds up no other segment."""
+        if not tail.stuck:
+            logger.error("%s cannot be read or removed (%s); it is tried again", tail.path, error.strerror)
+        tail.stuck = True
 
     def _look_up_unresolved(self) -> None:
         """After a restart a begin may be read again whose end went with a later segment: its row tells."""
@@ -334,11 +349,18 @@ class Shipper:
 
     def _measure(self) -> None:
         backlog = 0
-        for writer in self._writers.values():
-            for tail in writer.tails.values():
-                with contextlib.suppress(FileNotFoundError):
-                    backlog += max(0, tail.written() - tail.shipped)
+        for tail in self._tails():
+            with contextlib.suppress(OSError):
+                backlog += max(0, tail.written() - tail.shipped)
         metrics.BACKLOG_BYTES.set(backlog)
+        metrics.STUCK.set(self._stuck())
+
+    def _stuck(self) -> int:
+        return sum(tail.stuck for tail in self._tails())
+
+    def _tails(self) -> Iterator[Tail]:
+        for writer in self._writers.values():
+            yield from writer.tails.values()
 
 
 def _take(fd: int) -> bool:

@@ -1,6 +1,7 @@
 """Rows reach the database once, whatever dies on the way."""
 
 import contextlib
+import errno
 import os
 import random
 import sqlite3
@@ -15,7 +16,7 @@ from accounts.ids import uuid7
 from accounts.models import User
 from usage import delivery
 from usage.models import Outcome, ProxyRequest, UsageHour
-from usage.records import Attempt
+from usage.records import Attempt, encode
 from usage.shipper import BATCH, Shipper, ShipperBusy
 from usage.tests.conftest import PROXY_KEY, USER, a_begin, an_end, exchange, rows, seal, sums_match_rows
 
@@ -336,6 +337,48 @@ def test_it_removes_the_lock_of_a_writer_that_was_killed_as_it_took_it(directory
 
     Shipper(directory).run_once()
     assert not old.exists() and new.exists()
+
+
+@pytest.mark.parametrize("writers", ["ab", "aa"])
+def test_it_ships_what_it_can_read_beside_a_segment_that_it_cannot(directory, writers):
+    unreadable, readable = (directory / f"{w * 16}-{number:08d}.sealed" for number, w in enumerate(writers))
+    ends = [an_end(), an_end()]
+    unreadable.mkdir(parents=True)  # it opens and gives nothing, like a file on a disk that fails
+    readable.write_bytes(encode(ends[0]))
+    shipper = Shipper(directory)
+
+    for _ in range(2):
+        with pytest.raises(OSError, match="1 segments"):
+            shipper.run_once()
+        assert set(rows()) == {ends[0].id}
+        assert REGISTRY.get_sample_value("aiproxy_journal_stuck_segments") == 1
+
+    unreadable.rmdir()
+    unreadable.write_bytes(encode(ends[1]))
+    assert shipper.run_once() == 1
+    assert REGISTRY.get_sample_value("aiproxy_journal_stuck_segments") == 0
+
+
+def test_it_ships_on_beside_a_segment_that_it_may_not_remove(directory, monkeypatch):
+    stays, goes = (directory / f"{writer * 16}-00000000.sealed" for writer in "ab")
+    directory.mkdir()
+    stays.write_bytes(encode(an_end()))
+    goes.write_bytes(encode(an_end()))
+    unlink, shipper = os.unlink, Shipper(directory)
+
+    def refuse(path, **options):
+        if str(path).endswith(stays.name):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        unlink(path, **options)
+
+    with monkeypatch.context() as immutable:
+        immutable.setattr(os, "unlink", refuse)
+        with pytest.raises(OSError, match="1 segments"):
+            shipper.run_once()
+    assert len(rows()) == 2
+    assert stays.exists() and not goes.exists()
+    assert shipper.run_once() == 0
+    assert not stays.exists()
 
 
 def test_it_minds_no_spare_segment_that_goes_while_it_looks(directory, new_journal):
