@@ -3,7 +3,6 @@
 And how they enter prices: what requests were billed by stays as it was, in the list and in the audit log.
 """
 
-import datetime as dt
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 from uuid import UUID
@@ -26,7 +25,7 @@ from accounts.models import ProxyKey, User
 from audit.models import Action
 from audit.read_only import ReadOnlyAdmin
 from audit.trail import record
-from usage import export, log_pages, periods
+from usage import export, log_pages, partitions, periods
 from usage.models import Outcome, Price, ProxyRequest, ProxyRequestQuerySet, UsageHour
 from usage.overrides import STALE_AT_MOST
 from usage.pricing import Prices
@@ -285,13 +284,11 @@ def _calendar(when: str) -> dict[str, Any] | None:
         period = periods.Period(None, None)
     if not period.unit:
         first = ProxyRequest.objects.order_by("id").values_list("id", flat=True).first()
-        start = made_at(first) if first else now
-        months: list[tuple[str, str]] = []
-        month = dt.datetime(start.year, start.month, 1, tzinfo=dt.UTC)
-        while month <= now and len(months) < 120:
-            months.append((periods.name(month, "month"), f"{month:%b %Y}"))
-            month = periods.following(month, "month")
-        return {"above": [], "parts": months[-13:]}
+        start = partitions.month_of(made_at(first) if first else now)
+        # Back from now: one row of a clock that was wrong may be decades before the others.
+        months = (partitions.add_months(partitions.month_of(now), -back) for back in reversed(range(13)))
+        parts = [(periods.name(month, "month"), f"{month:%b %Y}") for month in months if month >= start]
+        return {"above": [], "parts": parts}
     assert period.since is not None
     units = ["year", "month", "day", "hour"]
     labels = {"year": "%Y", "month": "%b", "day": "%d", "hour": "%H:00"}

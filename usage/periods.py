@@ -53,7 +53,7 @@ def following(moment: dt.datetime, unit: str) -> dt.datetime:
     return moment + (dt.timedelta(days=1) if unit == "day" else dt.timedelta(hours=1))
 
 
-def name(moment: dt.datetime, unit: str) -> str:
+def name(moment: dt.date, unit: str) -> str:
     """The word for the year, month, day or hour that this moment is in; what `parse` reads."""
     return moment.strftime(_FORMATS[unit])
 

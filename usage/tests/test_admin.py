@@ -15,7 +15,7 @@ from django.utils.html import escape
 from accounts.ids import made_at, uuid7
 from accounts.keys import PREFIX
 from accounts.models import Plan, ProxyKey, User
-from usage import log_pages
+from usage import log_pages, partitions
 from usage.admin import ProxyRequestAdmin
 from usage.models import ProxyRequest, UsageHour
 from usage.records import Attempt
@@ -62,6 +62,12 @@ def test_it_never_counts_the_log(staff):
         staff.get(LOG, {"when": "all"})
     assert any("proxy_requests" in query["sql"] for query in queries)
     assert not any("COUNT(" in query["sql"] for query in queries)
+
+
+def test_it_leads_to_this_month_whatever_clock_the_oldest_row_has(staff):
+    partitions.ensure(connection, [dt.date(1970, 1, 1)])
+    record(id=uuid7(0))
+    assert f"when={dt.datetime.now(dt.UTC):%Y-%m}" in staff.get(LOG).content.decode()
 
 
 @pytest.mark.parametrize("page", [LOG, "/admin/usage/usagehour/"])
