@@ -44,7 +44,8 @@ def main() -> int:
     show(result)
     write(result, given.json)
     if result.violations:
-        print(f"\nReplay: python -m faults --seconds {seconds:g} --seed {seed}    (logs: {directory})")
+        only = "".join(f" --only {kind}" for kind in given.only or ())
+        print(f"\nReplay: python -m faults --seconds {seconds:g} --seed {seed}{only}    (logs: {directory})")
         return 1
     if not given.keep:
         shutil.rmtree(directory, ignore_errors=True)

@@ -43,6 +43,7 @@ class Injector:
             "freeze_redis": (("redis",), self._freeze_redis),
             "kill_postgres": (("postgres",), self._kill_postgres),
             "freeze_postgres": (("postgres",), self._freeze_postgres),
+            "read_only_postgres": (("postgres",), self._read_only_postgres),
             "sigterm": (("service", "postgres"), self._sigterm),
             "power_cut": (("service", "postgres"), self._power_cut),
             "damage": (("service",), self._damage),
@@ -169,6 +170,15 @@ class Injector:
 
     async def _freeze_postgres(self, fault: Fault) -> None:
         await _freeze(self._stand.postgres.family(), fault.dice.uniform(0.3, 2.5))
+        await asyncio.sleep(RECOVERY)
+
+    async def _read_only_postgres(self, fault: Fault) -> None:
+        """As one that was failed over, and is not promoted yet: every connection ends, new ones may only read."""
+        away = fault.dice.uniform(0.5, 4.0)
+        fault.detail = f"{away:.1f} s"
+        await asyncio.to_thread(self._stand.let_write, may=False)
+        await asyncio.sleep(away)
+        await asyncio.to_thread(self._stand.let_write, may=True)
         await asyncio.sleep(RECOVERY)
 
     async def _outage(self, server: Server, fault: Fault, away: float) -> None:

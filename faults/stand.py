@@ -209,6 +209,17 @@ class Stand:
             return False
         return True
 
+    def let_write(self, *, may: bool) -> None:
+        """Whether connections may write, from now on; those there are end."""
+        with psycopg.connect(self.service.environment["DATABASE_URL"], autocommit=True) as connection:
+            connection.execute("SET default_transaction_read_only = off")
+            connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {'off' if may else 'on'}")
+            connection.execute("SELECT pg_reload_conf()")
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE backend_type = 'client backend' AND pid != pg_backend_pid()"
+            )
+
     def slots(self) -> list[tuple[str, int, float]]:
         """Concurrency slots that are held: of whose account, how many, and when they were last heard of (monotonic)."""
         with redis.Redis.from_url(self.service.environment["REDIS_URL"]) as client:
