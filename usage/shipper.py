@@ -198,7 +198,7 @@ class Shipper:
                 return
             self._flush()
             self._sweep(writer)
-        if dead:
+        if dead and all(tail.finished for tail in writer.tails.values()):
             self._interrupt(writer)
 
     def _read(self, writer: _Writer, tail: Tail, *, final: bool) -> None:

@@ -359,6 +359,22 @@ def test_it_ships_what_it_can_read_beside_a_segment_that_it_cannot(directory, wr
     assert REGISTRY.get_sample_value("aiproxy_journal_stuck_segments") == 0
 
 
+def test_it_ends_no_request_whose_end_may_stand_in_a_segment_that_it_cannot_read(directory):
+    readable, unreadable = (directory / f"{'a' * 16}-{number:08d}.sealed" for number in range(2))
+    begun = a_begin()
+    unreadable.mkdir(parents=True)
+    readable.write_bytes(encode(begun))
+    shipper = Shipper(directory)
+    with pytest.raises(OSError, match="1 segments"):
+        shipper.run_once()
+    assert not rows()
+
+    unreadable.rmdir()
+    unreadable.write_bytes(encode(an_end(begun.id)))
+    shipper.run_once()
+    assert rows()[begun.id].outcome == "ok"
+
+
 def test_it_ships_on_beside_a_segment_that_it_may_not_remove(directory, monkeypatch):
     stays, goes = (directory / f"{writer * 16}-00000000.sealed" for writer in "ab")
     directory.mkdir()
