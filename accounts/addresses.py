@@ -1,10 +1,11 @@
-"""Owns which address a request comes from; knows nothing of Django, ASGI or policies.
+"""Owns how addresses are read, and which one a request comes from; knows nothing of Django, ASGI or policies.
 
 X-Forwarded-For is a claim: anyone may send it. Only what our own proxies appended counts, and they append on the right.
 """
 
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import SplitResult, urlsplit
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -13,6 +14,14 @@ Network = IPv4Network | IPv6Network
 def networks(texts: Iterable[str]) -> tuple[Network, ...]:
     """`10.0.0.0/8` or a bare address each; ValueError names the entry that is neither."""
     return tuple(ip_network(text.strip()) for text in texts)
+
+
+def split_url(text: str) -> SplitResult:
+    """ValueError also for a port that nothing listens on: `urlsplit` looks at it when it is asked for, and takes 0."""
+    parts = urlsplit(text)
+    if parts.port == 0:
+        raise ValueError("Port 0 is none")
+    return parts
 
 
 def parse_address(text: str) -> Address | None:

@@ -17,13 +17,12 @@ from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.http.request import validate_host
 
-from accounts.addresses import networks
+from accounts.addresses import networks, split_url
 from accounts.keyset import KeysetError, parse_keyset
 from proxy.limits.connection import Address
 from usage import disk
@@ -191,7 +190,7 @@ def _is_loopback(host: str) -> bool:
 def check_own_names(**_: Any) -> list[CheckMessage]:
     """How others are told of this installation: in links of mails, and in `Via`."""
     found: list[CheckMessage] = []
-    if (url := settings.AIPROXY_PUBLIC_URL) and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url):
+    if (url := settings.AIPROXY_PUBLIC_URL) and not _is_public(url):
         hint = "Like https://aiproxy.example.org, as people type it."
         found.append(
             Error("AIPROXY_PUBLIC_URL is no address: links in mails would lead nowhere.", hint, id="aiproxy.E023")
@@ -200,6 +199,13 @@ def check_own_names(**_: Any) -> list[CheckMessage]:
         hint = "Letters, digits, `.`, `-` and `_`, as in `aiproxy-eu`."
         found.append(Error("AIPROXY_INSTANCE_ID cannot stand in `Via`.", hint, id="aiproxy.E024"))
     return found
+
+
+def _is_public(url: str) -> bool:
+    try:
+        return bool(split_url(url).hostname and re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url))
+    except ValueError:
+        return False
 
 
 @register(TAG, Tags.security)
@@ -221,9 +227,13 @@ def check_networks(**_: Any) -> list[CheckMessage]:
 @register(TAG, Tags.security)
 def check_origins(**_: Any) -> list[CheckMessage]:
     hint = "Write them as browsers send them: `https://app.example.org`, lower case, without a path; no wildcard."
+    named = {"AIPROXY_CORS_ORIGINS": settings.AIPROXY_CORS_ORIGINS}
+    # Django takes `https://*.example.org` there.
+    named["CSRF_TRUSTED_ORIGINS"] = [one.replace("://*.", "://", 1) for one in settings.CSRF_TRUSTED_ORIGINS]
     return [
-        Error(f"AIPROXY_CORS_ORIGINS: `{origin}` is no origin.", hint, id="aiproxy.E008")
-        for origin in settings.AIPROXY_CORS_ORIGINS
+        Error(f"{name}: `{origin}` is no origin.", hint, id="aiproxy.E008")
+        for name, origins in named.items()
+        for origin in origins
         if not _is_origin(origin)
     ]
 
@@ -231,7 +241,7 @@ def check_origins(**_: Any) -> list[CheckMessage]:
 def _is_origin(text: str) -> bool:
     """scheme://host[:port], RFC 6454 §6.2."""
     try:
-        parts = urlsplit(text)
+        parts = split_url(text)
         host, port = parts.hostname, parts.port
     except ValueError:
         return False
@@ -315,8 +325,12 @@ def check_telemetry(**_: Any) -> list[CheckMessage]:
     endpoint = settings.AIPROXY_OTLP_ENDPOINT
     if not endpoint:
         return []
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    try:
+        parts = split_url(endpoint)
+        good = parts.scheme in ("http", "https") and parts.hostname and not (parts.query or parts.fragment)
+    except ValueError:
+        good = False
+    if not good:
         hint = "Like http://collector:4318, without /v1/traces."
         return [Error("AIPROXY_OTLP_ENDPOINT is no address.", hint, id="aiproxy.E021")]
     if find_spec("opentelemetry") is None:

@@ -13,6 +13,8 @@ from typing import Any
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
+from accounts.addresses import split_url
+
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0", ""}
 _DATABASES = ("django.db.backends.postgresql", "django.db.backends.sqlite3")
@@ -80,7 +82,8 @@ class Environment(environ.FileAwareEnv):  # type: ignore[misc]
                 found: dict[str, Any] = self.db_url_config(url)
         except (ValueError, ImproperlyConfigured):
             found = {}
-        if found.get("ENGINE") not in _DATABASES:
+        # Port 0 would be taken for the default one. (`split_url` cannot read every address that is good here.)
+        if found.get("ENGINE") not in _DATABASES or re.search(r"^[^/]*//[^/]*:0+([/?]|$)", url):
             raise ImproperlyConfigured(
                 f"{var} is no database's address, as in postgres://user:password@host:5432/name."
             )
@@ -88,6 +91,7 @@ class Environment(environ.FileAwareEnv):  # type: ignore[misc]
 
     def mail(self, var: str, url: str) -> dict[str, Any]:
         try:
+            split_url(url)
             found: dict[str, Any] = self.email_url_config(url)
         except (ValueError, ImproperlyConfigured):
             hint = "as in smtp+tls://user:password@host:587"

@@ -8,12 +8,12 @@ import ssl
 from collections.abc import Iterator
 from itertools import combinations
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.exceptions import ImproperlyConfigured
 
+from accounts.addresses import split_url
 from accounts.keyset import KeysetError, parse_keyset
 from vault.keyring import KEY_BYTES
 from vault.providers import PROVIDERS
@@ -100,7 +100,7 @@ def check_way_out(**_: Any) -> list[CheckMessage]:
         except OSError:  # ssl.SSLError is one
             message = "AIPROXY_UPSTREAM_CA_FILE cannot be read, or holds no certificate."
             found.append(Error(message, "It is a file of certificates in PEM.", id="vault.E011"))
-    if (proxy := settings.AIPROXY_UPSTREAM_PROXY) and not re.fullmatch(r"http://[^\s/@?#\\]+:\d{1,5}/?", proxy):
+    if (proxy := settings.AIPROXY_UPSTREAM_PROXY) and not _is_proxy(proxy):
         message = "AIPROXY_UPSTREAM_PROXY is not the address of an HTTP proxy."
         found.append(Error(message, "It is http://host:port, with no user name and no path.", id="vault.E012"))
     return found
@@ -109,8 +109,8 @@ def check_way_out(**_: Any) -> list[CheckMessage]:
 def _wrong_with_url(url: str) -> str:
     """What keeps a URL from being sent keys; '' if nothing does."""
     try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
+        parts = split_url(url)
+        host = parts.hostname
     except ValueError:
         return "is not a URL"
     if not host or not url.isascii() or any(char <= " " for char in url) or "\\" in url:
@@ -120,6 +120,13 @@ def _wrong_with_url(url: str) -> str:
     if parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host)):
         return ""
     return "is neither https nor on loopback: keys would travel in clear"
+
+
+def _is_proxy(url: str) -> bool:
+    try:
+        return bool(split_url(url).port and re.fullmatch(r"http://[^\s/@?#\\]+:\d+/?", url))
+    except ValueError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:

@@ -140,11 +140,17 @@ def test_it_accepts_an_origin(settings, origin):
 @pytest.mark.parametrize(
     "origin",
     ["*", "null", "a.example.org", "https://a.example.org/", "https://*.example.org", "https://me@a.example.org",
-     "https://A.example.org", "ftp://a.example.org", "https://a.example.org:99999", "https://"],
+     "https://A.example.org", "ftp://a.example.org", "https://a.example.org:99999", "https://a.example.org:0", "https://"],
 )  # fmt: skip
 def test_it_refuses_what_is_no_origin(settings, origin):
     settings.AIPROXY_CORS_ORIGINS = [origin]
     assert ids(checks.check_origins) == ["aiproxy.E008"]
+
+
+def test_it_refuses_a_trusted_origin_that_no_form_could_come_from(settings):
+    settings.CSRF_TRUSTED_ORIGINS = ["https://a.example.org", "https://*.example.org", "https://b.example.org/"]
+    (message,) = checks.check_origins()
+    assert message.msg == "CSRF_TRUSTED_ORIGINS: `https://b.example.org/` is no origin."
 
 
 def test_it_points_at_a_typing_mistake(monkeypatch):
@@ -159,8 +165,11 @@ def test_it_knows_settings_in_files_and_those_of_other_databases(monkeypatch):
     assert checks.check_names() == []
 
 
-def test_it_refuses_a_public_address_that_links_cannot_begin_with(settings):
-    settings.AIPROXY_PUBLIC_URL = "aiproxy.example.org"
+@pytest.mark.parametrize(
+    "url", ["aiproxy.example.org", "https://:443", "https://aiproxy.example.org:0", "https://aiproxy.example.org:99999"]
+)
+def test_it_refuses_a_public_address_that_links_cannot_begin_with(settings, url):
+    settings.AIPROXY_PUBLIC_URL = url
     assert ids(checks.check_own_names) == ["aiproxy.E023"]
     settings.AIPROXY_PUBLIC_URL = "https://aiproxy.example.org:8443/"
     assert ids(checks.check_own_names) == []
@@ -225,6 +234,7 @@ def test_it_warns_of_workers_that_cannot_share(settings, monkeypatch):
         ("http://host", 1),
         ("redis://host:port/0", 1),
         ("redis://host/zero", 1),
+        ("redis://host:0/1", 1),
         ("redis://host/1", 0),
         ("", 0),
     ],
@@ -232,6 +242,12 @@ def test_it_warns_of_workers_that_cannot_share(settings, monkeypatch):
 def test_it_refuses_an_address_of_redis_that_its_readers_would_differ_on(settings, url, found):
     settings.REDIS_URL = url
     assert ids(checks.check_redis) == ["aiproxy.E025"] * found
+
+
+@pytest.mark.parametrize("url", ["collector:4318", "http://collector:0", "http://collector:99999", "http://[::1"])
+def test_it_refuses_a_collector_that_is_nowhere(settings, url):
+    settings.AIPROXY_OTLP_ENDPOINT = url
+    assert ids(checks.check_telemetry) == ["aiproxy.E021"]
 
 
 def test_it_refuses_an_unknown_log_format_or_level(settings):

@@ -94,8 +94,10 @@ def test_it_holds_a_number_to_its_bounds(env, monkeypatch, text, said):
 
 
 @pytest.mark.parametrize(
-    "url", ["nonsense", "postgress://me:s3cret@host/name", "postgres://host:99999/name", "mysql://h/n"]
-)
+    "url",
+    ["nonsense", "postgress://me:s3cret@host/name", "postgres://host:99999/name", "postgres://me:s3cret@host:0/name",
+     "mysql://h/n"],
+)  # fmt: skip
 def test_it_refuses_what_is_no_database_and_shows_no_password(env, recwarn, url):
     with pytest.raises(ImproperlyConfigured, match="DATABASE_URL is no database's address") as caught:
         env.database("DATABASE_URL", url)
@@ -103,7 +105,14 @@ def test_it_refuses_what_is_no_database_and_shows_no_password(env, recwarn, url)
     assert not recwarn.list
 
 
-@pytest.mark.parametrize("url", ["nonsense", "pop3://host", "smtp://host:abc"])
+@pytest.mark.parametrize(
+    "url", ["postgres://me@one:5432,other:5433/name", "postgres://me:a[b@host:5432/name", "sqlite:////data:0/name"]
+)
+def test_it_takes_every_address_of_a_database_that_its_driver_does(env, url):
+    assert env.database("DATABASE_URL", url)["NAME"]
+
+
+@pytest.mark.parametrize("url", ["nonsense", "pop3://host", "smtp://host:abc", "smtp://host:0"])
 def test_it_refuses_what_is_no_mail_server(env, url):
     with pytest.raises(ImproperlyConfigured, match="EMAIL_URL is no mail server's address"):
         env.mail("EMAIL_URL", url)

@@ -87,7 +87,9 @@ class Address:
             query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
             local = parts.scheme == "unix"
             number = int(query.get("db") or ("" if local else parts.path.strip("/")) or "0")
-            port = parts.port or 6379
+            port = 6379 if parts.port is None else parts.port
+            if not port:
+                raise ValueError
         except ValueError:
             raise ValueError("Not a Redis URL: its host, port or database number cannot be read") from None
         if parts.scheme not in ("redis", "rediss", "unix"):

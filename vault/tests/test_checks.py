@@ -122,6 +122,7 @@ def test_it_never_shows_a_value(settings) -> None:
         "https://models.example.com/v1?key=1",
         "https://models.example.com/v1\n",
         "https://models.example.com:x/v1",
+        "https://models.example.com:0/v1",
         "https://models.example\u3002com/v1",
         "https://models.example.com\\@other.example.com/",
     ],
@@ -156,8 +157,10 @@ def test_it_takes_trust_roots_in_pem(settings, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["proxy:3128", "https://proxy:3128", "http://proxy", "http://me:word@proxy:3128", "socks5://p:1"]
-)
+    "url",
+    ["proxy:3128", "https://proxy:3128", "http://proxy", "http://me:word@proxy:3128", "socks5://p:1", "http://proxy:0",
+     "http://proxy:99999"],
+)  # fmt: skip
 def test_it_refuses_what_is_no_http_proxy(settings, url) -> None:
     settings.AIPROXY_UPSTREAM_PROXY = url
     assert list(found()) == ["vault.E012"]
