@@ -1,6 +1,8 @@
 """What operators do with proxy keys from a shell."""
 
+import errno
 import io
+import os
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -15,7 +17,7 @@ class Gone(io.StringIO):
     """A pipe that nobody reads."""
 
     def write(self, text):
-        raise BrokenPipeError
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def run(capsys, *arguments):
@@ -28,6 +30,26 @@ def test_it_mints_a_key_that_is_all_of_standard_output(owner, capsys):
     row = ProxyKey.objects.get(user=owner)
     assert (row.name, row.rpm, row.allowed_models, row.key_id) == ("laptop", 5, ["gpt-4o*"], parse(key))
     assert Peppers.from_settings().verify(row.verifier, row.key_id, owner.pk, key)
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("redis", ["", "redis://127.0.0.1:1/0"])
+def test_it_leaves_no_live_key_that_nobody_has_seen(owner, settings, stream, redis):
+    settings.REDIS_URL = redis
+    with pytest.raises(CommandError, match="Nobody has seen sk-proxy-.*, so it is revoked: Broken pipe"):
+        call_command("create_proxy_key", owner.email, **{stream: Gone()})
+    assert ProxyKey.objects.get().status == "revoked"
+
+
+def test_it_leaves_no_live_key_when_it_is_interrupted(owner, monkeypatch):
+    def interrupted(text):
+        raise KeyboardInterrupt
+
+    gone = Gone()
+    monkeypatch.setattr(gone, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        call_command("create_proxy_key", owner.email, stdout=gone)
+    assert ProxyKey.objects.get().status == "revoked"
 
 
 @pytest.mark.parametrize(("text", "said"), [("2030-12-31", "2030-12-31T00:00:00+00:00"), (None, None),

@@ -1,5 +1,6 @@
 """`manage.py create_proxy_key`: mints a proxy key for a user and prints it, this once."""
 
+from contextlib import suppress
 from datetime import UTC
 from typing import Any
 
@@ -8,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
+from accounts.epoch import EpochNotPublished
 from accounts.hashers import HashingBusy
 from accounts.keys import AccountChanged, PlanLimitReached, issue_row
 from accounts.management import user_of
@@ -40,7 +42,7 @@ class Command(BaseCommand):
         for name, meaning in LIMITS.items():
             parser.add_argument(f"--{name.replace('_', '-')}", dest=name, type=int, metavar="N", help=meaning)
 
-    def handle(self, *args: Any, **options: Any) -> str:
+    def handle(self, *args: Any, **options: Any) -> None:
         user = user_of(options["email"])
         if not user.is_active:
             raise CommandError(f"{user.email} is disabled: enable the account first.")
@@ -54,8 +56,16 @@ class Command(BaseCommand):
             raise CommandError("; ".join(f"{field}: {' '.join(said)}" for field, said in wrong)) from error
         except (PlanLimitReached, AccountChanged, HashingBusy) as error:
             raise CommandError(str(error) or "The account was changed meanwhile; try again.") from error
-        self.stderr.write(f"{row} of {user.email} is live; what follows is shown this once.")
-        return key
+        try:
+            self.stderr.write(f"{row} of {user.email} is live; what follows is shown this once.")
+            self.stdout.write(key)
+            self.stdout.flush()
+        except BaseException as error:
+            with suppress(EpochNotPublished):  # no worker knows a key that nobody has used
+                ProxyKey.objects.filter(pk=row.pk).revoke()
+            if not isinstance(error, OSError):
+                raise
+            raise CommandError(f"Nobody has seen {row}, so it is revoked: {error.strerror}.") from error
 
 
 def moment(text: str | None) -> Any:
