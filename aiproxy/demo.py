@@ -66,12 +66,17 @@ def complete_environment_file() -> list[str]:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replaces the file at once; only its owner may read it."""
+    """Replaces the file at once, or leaves it as it was; only its owner may read it."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-    temporary.replace(path)
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file)  # before it has its name: after a power cut it would be there, and empty
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 # --- Rows --------------------------------------------------------------------------------------------

@@ -48,6 +48,20 @@ def test_it_wants_a_user_and_no_password_to_make_one(tmp_path, url):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_it_takes_no_empty_text_for_a_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CommandError, match="names no directory"):
+        call_command("make_secrets", "--into", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_leaves_nothing_beside_what_it_cannot_write(tmp_path):
+    (tmp_path / "database_password").mkdir()
+    with pytest.raises(CommandError, match="cannot be written: Is a directory"):
+        call_command("make_secrets", into=tmp_path, database=DATABASE)
+    assert [path.name for path in tmp_path.iterdir()] == ["database_password"]
+
+
 def test_it_makes_no_password_that_the_database_would_not_learn():
     with pytest.raises(CommandError, match="needs --into"):
         call_command("make_secrets", database=DATABASE)

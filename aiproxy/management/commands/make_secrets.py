@@ -1,12 +1,14 @@
 """`manage.py make_secrets`: makes every secret of a new installation, once."""
 
 import secrets
+from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlunsplit
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from accounts.addresses import split_url
 from aiproxy.demo import SECRETS, write_private
 
 ENVIRONMENT, PASSWORD = "env", "database_password"
@@ -21,7 +23,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--into", type=Path, metavar="DIRECTORY",
+            "--into", type=named, metavar="DIRECTORY",
             help=f"Write them to DIRECTORY/{ENVIRONMENT} for AIPROXY_ENV_FILE; one that is there is left alone.",
         )  # fmt: skip
         parser.add_argument(
@@ -51,11 +53,17 @@ class Command(BaseCommand):
         return f"Made {directory / ENVIRONMENT}. Keep it: without it every stored provider key is lost."
 
 
+def named(text: str) -> Path:
+    if not text:  # of an unset variable; a path it would be the working directory
+        raise ArgumentTypeError("an empty text names no directory.")
+    return Path(text)
+
+
 def address(text: str) -> SplitResult:
     """Of a database with a user; of none for an empty text."""
     try:
-        found = urlsplit(text)
-        wrong = text and not (found.username and found.hostname and found.port != 0 and found.password is None)
+        found = split_url(text)
+        wrong = text and not (found.username and found.hostname and found.password is None)
     except ValueError:  # its host or port
         wrong = True
     if wrong:
