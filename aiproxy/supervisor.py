@@ -85,7 +85,8 @@ class SideProcess:
         steady = now - self._started > STEADY
         self._delay = BACKOFF[0] if steady or not self._delay else min(self._delay * 2, BACKOFF[1])
         self._not_before = now + self._delay
-        logger.error("The %s process ended (status %d); it starts again in %.1f s", self.name, status, self._delay)
+        code = os.waitstatus_to_exitcode(status)
+        logger.error("The %s process ended (status %d); it starts again in %.1f s", self.name, code, self._delay)
 
     def stop(self) -> None:
         """Ask it to end, and wait; what it was doing at PATIENCE seconds is lost to it, not to its data."""

@@ -145,8 +145,8 @@ class ProxyWorker(UvicornWorker):  # type: ignore[misc]
         """The line that tells a person, or a script, that the service takes requests, and where."""
         where = ", ".join(str(listener) for listener in self.sockets)
         plural = "s" if self.cfg.workers > 1 else ""
-        sys.stdout.write(f"Ready at {where} ({self.cfg.workers} worker{plural})\n")
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):  # who started us may have gone, or its disk be full
+            os.write(1, f"Ready at {where} ({self.cfg.workers} worker{plural})\n".encode())
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi

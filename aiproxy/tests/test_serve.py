@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 
+from aiproxy.management.commands.serve import refuse_taken, serve_metrics
 from aiproxy.metrics_directory import PREFIX, remove_left
 from proxy.tests.raw_http import RawClient
 from tests.servers import free_port
@@ -40,28 +42,29 @@ def until(condition):
 class Served:
     """A process with what it printed, line by line."""
 
-    def __init__(self, *arguments, **environment):
+    def __init__(self, *arguments, stdout=None, **environment):
         kept = {name: value for name, value in os.environ.items() if name not in ("REDIS_URL", "DATABASE_URL")}
         self.process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,
             env={**kept, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stdout=stdout or subprocess.PIPE,
+            stderr=subprocess.PIPE if stdout else subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
+        self._output = self.process.stderr if stdout else self.process.stdout
         self.lines = []
         self._more = threading.Condition()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
     def _read(self):
-        for line in self.process.stdout:
+        for line in self._output:
             with self._more:
                 self.lines.append(line.rstrip("\n"))
                 self._more.notify_all()
-        self.process.stdout.close()
+        self._output.close()
 
     def line(self, pattern, count=1):
         """The match in the `count`th line that has one."""
@@ -101,9 +104,9 @@ class Served:
 def start(tmp_path):
     started = []
 
-    def start(*arguments, **environment):
+    def start(*arguments, stdout=None, **environment):
         environment = {"AIPROXY_DATA_DIR": str(tmp_path), "AIPROXY_ENV_FILE": str(tmp_path / "none"), **environment}
-        started.append(Served(*arguments, **environment))
+        started.append(Served(*arguments, stdout=stdout, **environment))
         return started[-1]
 
     yield start
@@ -140,7 +143,7 @@ def test_it_serves_warns_of_migrations_and_ends_without_a_trace(serve):
     served.line("The metrics process is")
     family = served.children()
     assert len(family) == 3
-    until(lambda: answers(port))
+    until(lambda: answers(port, b"metrics"))
     open_files = map(os.readlink, Path(f"/proc/{served.process.pid}/fd").iterdir())
     [metrics] = {Path(name).parent for name in open_files if PREFIX in name}
     assert list(metrics.glob("counter_*.db"))
@@ -160,10 +163,10 @@ def test_it_serves_warns_of_migrations_and_ends_without_a_trace(serve):
     assert not [line for line in served.lines if "ERROR" in line or "closing socket" in line], served.lines
 
 
-def answers(port):
+def answers(port, path):
     try:
         with RawClient(port) as client:
-            return client.send(GET % b"metrics").head()[0] == 200
+            return client.send(GET % path).head()[0] == 200
     except ConnectionRefusedError:
         return False
 
@@ -174,6 +177,15 @@ def refuses(served):
     except ConnectionError as error:
         return isinstance(error, ConnectionRefusedError)
     return False
+
+
+def test_it_serves_where_nobody_hears_that_it_does(start):
+    port = free_port()
+    with open("/dev/full", "w") as full:
+        served = start("manage.py", "serve", "--port", str(port), stdout=full)
+    until(lambda: answers(port, b"livez"))
+    assert served.signal(signal.SIGTERM).end() == 0
+    assert not [line for line in served.lines if "ERROR" in line or "Traceback" in line], served.lines
 
 
 def test_it_refuses_several_workers_without_redis(settings):
@@ -193,6 +205,37 @@ def test_it_refuses_to_start_without_secrets_and_says_how_to_make_them(serve):
     served.line("SECRET_KEY is not set")
     served.line("HINT: Generate one")
     assert served.end() == 1
+
+
+@pytest.mark.parametrize("options", [["--port={}"], ["--port=0"]], ids=["own", "metrics"])
+def test_it_refuses_to_start_where_it_cannot_listen(serve, options):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        served = serve(*(option.format(port) for option in options), AIPROXY_METRICS_PORT=str(port))
+        served.line(rf"Cannot listen on 127\.0\.0\.1:{port} \(Address already in use\)\. Stop what uses it, or choose")
+        assert served.end() == 1
+
+
+def test_it_refuses_one_port_for_two_of_its_own():
+    wanted = ("127.0.0.1", free_port(), "Choose another.")
+    with pytest.raises(CommandError, match=r"Address already in use\)\. Choose another\."):
+        refuse_taken(wanted, wanted)
+
+
+@pytest.mark.parametrize("host", ["no..name", "192.0.2.1"])
+def test_it_refuses_a_host_that_is_not_here(host):
+    with pytest.raises(CommandError, match=f"Cannot listen on {host}:0 "):
+        refuse_taken((host, 0, ""))
+
+
+def test_it_says_in_a_line_that_the_port_of_the_metrics_is_taken_meanwhile(settings, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings.AIPROXY_METRICS_PORT = taken.getsockname()[1]
+        serve_metrics(threading.Event())
+    (record,) = caplog.records
+    assert f"cannot listen on 127.0.0.1:{settings.AIPROXY_METRICS_PORT}" in record.getMessage()
+    assert record.exc_info is None
 
 
 # --- Processes -----------------------------------------------------------------------------------------

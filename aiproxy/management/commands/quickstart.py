@@ -10,7 +10,6 @@ import ctypes
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
 from aiproxy import demo
+from aiproxy.management.commands.serve import refuse_taken
 from aiproxy.mock_provider import MockProvider
 
 START_TIMEOUT = 60.0  # seconds until the service must be ready
@@ -56,7 +56,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         self._restart_with_secrets()
         self.host, self.port = os.environ.get("HOST") or "127.0.0.1", self._port()
-        self._refuse_taken_port()
+        other = self.port + 1 if self.port < 65535 else 8000
+        refuse_taken((self.host, self.port, f"Stop what uses it, or choose another: make run PORT={other}"))
         self.stdout.write("Preparing the database …")
         try:
             Path(settings.AIPROXY_DATA_DIR).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -86,18 +87,6 @@ class Command(BaseCommand):
         if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
             raise CommandError(f"PORT is {text!r}: it must be a number from 1 to 65535.")
         return int(text)
-
-    def _refuse_taken_port(self) -> None:
-        try:
-            family, kind, _, _, address = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
-            with socket.socket(family, kind) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-        except OSError as error:
-            raise CommandError(
-                f"Cannot listen on {self.host}:{self.port} ({error.strerror}). Stop what uses it, or choose another:"
-                f" make run PORT={self.port + 1 if self.port < 65535 else 8000}"
-            ) from error
 
     # --- The run -------------------------------------------------------------------------------------
 

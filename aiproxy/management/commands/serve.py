@@ -1,8 +1,11 @@
 """The production entry: workers, the shipper beside them, and an end that leaves nothing running, nothing unshipped."""
 
+import logging
 import os
+import socket
 import threading
 from argparse import ArgumentTypeError
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,10 @@ from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
 
 from aiproxy import metrics_directory
+
+logger = logging.getLogger(__name__)
+
+METRICS_HINT = "Stop what uses it, or choose another: AIPROXY_METRICS_PORT, AIPROXY_METRICS_HOST."
 
 
 def port_number(text: str) -> int:
@@ -34,6 +41,21 @@ def grace_time(text: str) -> float:
     if not 1 <= value <= 86_400:
         raise ArgumentTypeError(f"{text!r} is not a grace time: it must be from 1 to 86400 seconds.")
     return value
+
+
+def refuse_taken(*wanted: tuple[str, int, str]) -> None:
+    """Address, port and what to do of each. They are held at the same time: no two of them may be the same."""
+    with ExitStack() as held:
+        for host, port, hint in wanted:
+            try:
+                family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+                probe = held.enter_context(socket.socket(family, kind))
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+                probe.listen()
+            except (OSError, UnicodeError) as error:
+                reason = getattr(error, "strerror", None) or "it is no name"
+                raise CommandError(f"Cannot listen on {host}:{port} ({reason}). {hint}") from error
 
 
 class Command(BaseCommand):
@@ -91,6 +113,11 @@ class Command(BaseCommand):
     def _serve(self, options: dict[str, Any]) -> None:
         from aiproxy.supervisor import Service, SideProcess
 
+        wanted = [(options["host"], options["port"], "Stop what uses it, or choose another: --host, --port.")]
+        if settings.AIPROXY_METRICS_PORT:
+            wanted.append((settings.AIPROXY_METRICS_HOST, settings.AIPROXY_METRICS_PORT, METRICS_HINT))
+        if "GUNICORN_FD" not in os.environ:  # else they are our predecessor's, who told us to start and ends later
+            refuse_taken(*wanted)
         side_processes = []
         if not options["no_shipper"]:
             side_processes.append(SideProcess("shipper", ship))
@@ -121,6 +148,11 @@ def ship(stop: threading.Event) -> None:
 def serve_metrics(stop: threading.Event) -> None:
     from aiproxy.metrics import serve_port
 
-    server = serve_port(settings.AIPROXY_METRICS_PORT)
+    try:
+        server = serve_port(settings.AIPROXY_METRICS_PORT)
+    except OSError as error:  # since the start somebody else has taken it
+        where = f"{settings.AIPROXY_METRICS_HOST}:{settings.AIPROXY_METRICS_PORT}"
+        logger.error("Nobody can read metrics: cannot listen on %s (%s). %s", where, error.strerror, METRICS_HINT)
+        return
     stop.wait()
     server.shutdown()
