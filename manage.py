@@ -9,6 +9,7 @@ INTERRUPTED = 130  # what a shell says of Ctrl-C
 
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "aiproxy.settings")
+    fill_closed_streams()
     try:
         " ".join(sys.argv).encode()
     except UnicodeEncodeError:
@@ -18,11 +19,26 @@ def main() -> None:
         return
     from aiproxy import metrics_directory
 
-    metrics_directory.make()  # before Django is loaded
+    try:
+        metrics_directory.make()  # before Django is loaded
+    except OSError as error:
+        sys.exit(f"Metrics cannot be added up: {error}. Set PROMETHEUS_MULTIPROC_DIR to a directory to write in.")
     try:
         run()
     finally:
         metrics_directory.remove()
+
+
+def fill_closed_streams() -> None:
+    """Of what was closed (`>&-`), no file that is opened later takes the place; what is printed there fails, as on a
+    full disk."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            found = os.open(os.devnull, os.O_RDONLY if name == "stdout" else os.O_RDWR)
+            os.dup2(found, number)
+            if found != number:
+                os.close(found)
+            setattr(sys, name, os.fdopen(number, mode))
 
 
 def run() -> None:
@@ -32,13 +48,19 @@ def run() -> None:
     from django.db import InterfaceError, OperationalError, ProgrammingError
 
     try:
-        execute_from_command_line(sys.argv)
-        sys.stdout.flush()
+        try:
+            execute_from_command_line(sys.argv)
+        finally:
+            sys.stdout.flush()  # the interpreter would do it where nobody can say what failed
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # who reads this has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(1)
+    except OSError as error:  # a full disk, what may not be read; BrokenPipeError: who reads this has seen enough
+        if "--traceback" in sys.argv:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to print would fail once more
+        where = f": {error.filename}" if error.filename else ""
+        quiet = isinstance(error, BrokenPipeError)
+        sys.exit(1 if quiet else f"{error.strerror or error}{where}. With --traceback it says what it was doing.")
     except (ImproperlyConfigured, InterfaceError, OperationalError, ProgrammingError) as error:
         if "--traceback" in sys.argv:
             raise

@@ -15,7 +15,7 @@ from tests.servers import free_port
 
 @pytest.fixture
 def start(tmp_path):
-    def start(*command, stdout=subprocess.PIPE, **environment):
+    def start(*command, stdout=subprocess.PIPE, before=None, **environment):
         base = {"PATH": os.environ["PATH"], "AIPROXY_ENV_FILE": os.devnull, "AIPROXY_DATA_DIR": str(tmp_path)}
         return subprocess.Popen(
             [sys.executable, "manage.py", *command],
@@ -23,6 +23,7 @@ def start(tmp_path):
             cwd=settings.BASE_DIR,
             stdout=stdout,
             stderr=subprocess.PIPE,
+            preexec_fn=before,
         )
 
     return start
@@ -59,6 +60,31 @@ def test_it_is_quiet_when_nobody_reads_on(start):
     process = start("make_secrets", stdout=write)
     os.close(write)
     assert process.communicate(timeout=60)[1] == b""
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize("command", ["make_secrets", "doctor"], ids=["done", "failed"])
+def test_it_fails_when_what_it_says_is_lost(start, command):
+    with open("/dev/full", "w") as full:
+        process = start(command, stdout=full)
+    said = process.communicate(timeout=60)[1]
+    assert b"Traceback" not in said and b"ignored" not in said
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_it_puts_nothing_else_where_a_closed_output_was(start, number):
+    process = start("make_secrets", before=lambda: os.close(number))
+    out, said = process.communicate(timeout=60)
+    assert b"Traceback" not in said
+    assert (process.returncode, out == b"") == ((1, True) if number == 1 else (0, False))
+
+
+def test_it_says_that_metrics_have_no_directory(start, tmp_path):
+    (tmp_path / "file").touch()
+    process = start("serve", PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "file"))
+    said = process.communicate(timeout=60)[1]
+    assert said.startswith(b"Metrics cannot be added up: ") and said.count(b"\n") == 1
     assert process.returncode == 1
 
 
