@@ -45,7 +45,7 @@ def run() -> None:
     """An operator is told what is wrong in a line; with --traceback also where."""
     from django.core.exceptions import ImproperlyConfigured
     from django.core.management import execute_from_command_line
-    from django.db import InterfaceError, OperationalError, ProgrammingError
+    from django.db import Error as DatabaseError
 
     try:
         try:
@@ -61,7 +61,9 @@ def run() -> None:
         where = f": {error.filename}" if error.filename else ""
         quiet = isinstance(error, BrokenPipeError)
         sys.exit(1 if quiet else f"{error.strerror or error}{where}. With --traceback it says what it was doing.")
-    except (ImproperlyConfigured, InterfaceError, OperationalError, ProgrammingError) as error:
+    except EOFError:
+        sys.exit("Standard input ended before there was an answer.")
+    except (ImproperlyConfigured, DatabaseError) as error:
         if "--traceback" in sys.argv:
             raise
         said = str(error).strip().partition("\n")[0]

@@ -46,7 +46,7 @@ SECRETS: dict[str, Callable[[], str]] = {
 
 
 def environment_file() -> Path:
-    return Path(os.environ.get("AIPROXY_ENV_FILE", settings.BASE_DIR / ".env"))
+    return Path(os.environ.get("AIPROXY_ENV_FILE") or settings.BASE_DIR / ".env")
 
 
 def complete_environment_file() -> list[str]:

@@ -16,7 +16,7 @@ from aiproxy.environment import Environment
 BASE_DIR = Path(__file__).resolve().parent.parent
 SHORTEST = 0.001  # seconds: with a time-out of 0 nothing would ever be in time
 YEAR_MINUTES = 525_600
-env = Environment.read(os.environ.get("AIPROXY_ENV_FILE", BASE_DIR / ".env"))
+env = Environment.read(os.environ.get("AIPROXY_ENV_FILE") or BASE_DIR / ".env")
 
 # --- Secrets: one purpose each; the checks refuse missing, short, example or equal ones -------------
 # Django cannot run its checks without a key: a made-up one lets them say what is missing, and dies with the process.

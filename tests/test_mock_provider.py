@@ -82,6 +82,11 @@ async def test_it_says_what_is_missing(client):
     assert refusal.value.param == "messages"
 
 
+def test_it_says_that_its_host_is_none():
+    with pytest.raises(CommandError, match=r"cannot listen on no\.\.name:8001 \(it is no name\)"):
+        call_command("mock_provider", "--host", "no..name")
+
+
 def test_it_says_that_its_port_is_taken():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -3,6 +3,7 @@ import os
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
+from aiproxy import demo
 from aiproxy.environment import Environment
 
 NAME = "AIPROXY_TESTED"
@@ -121,6 +122,11 @@ def test_it_refuses_what_is_no_mail_server(env, url):
 def test_it_takes_a_text_that_is_set_to_nothing_for_none(env, monkeypatch):
     monkeypatch.setenv(NAME, "")
     assert env.str(NAME, "127.0.0.1") == "127.0.0.1"
+
+
+def test_its_file_has_a_place_when_none_is_named(monkeypatch, settings):
+    monkeypatch.setenv("AIPROXY_ENV_FILE", "")
+    assert demo.environment_file() == settings.BASE_DIR / ".env"
 
 
 def test_it_says_that_its_file_is_not_text(tmp_path):

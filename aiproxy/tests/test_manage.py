@@ -15,12 +15,13 @@ from tests.servers import free_port
 
 @pytest.fixture
 def start(tmp_path):
-    def start(*command, stdout=subprocess.PIPE, before=None, **environment):
+    def start(*command, stdout=subprocess.PIPE, stdin=None, before=None, **environment):
         base = {"PATH": os.environ["PATH"], "AIPROXY_ENV_FILE": os.devnull, "AIPROXY_DATA_DIR": str(tmp_path)}
         return subprocess.Popen(
             [sys.executable, "manage.py", *command],
             env=base | fresh_secrets() | environment,
             cwd=settings.BASE_DIR,
+            stdin=stdin,
             stdout=stdout,
             stderr=subprocess.PIPE,
             preexec_fn=before,
@@ -40,6 +41,24 @@ def test_it_says_that_the_database_has_no_tables_yet(start):
     said = process.communicate(timeout=60)[1]
     assert said.startswith(b"The database failed: no such table: ")
     assert said.endswith(b". `manage.py doctor` says what is wrong.\n")
+    assert process.returncode == 1
+
+
+def test_it_says_that_the_database_is_none(start, tmp_path):
+    (tmp_path / "aiproxy.sqlite3").write_text("a text that somebody has put there")
+    process = start("usage_report")
+    assert process.communicate(timeout=60)[1].startswith(b"The database failed: file is not a database. ")
+
+
+def test_it_makes_a_database_where_nothing_is_yet(start, tmp_path):
+    process = start("migrate", "contenttypes", AIPROXY_DATA_DIR=str(tmp_path / "new" / "data"))
+    assert process.communicate(timeout=60)[1] == b""
+    assert (tmp_path / "new" / "data" / "aiproxy.sqlite3").is_file()
+
+
+def test_it_says_that_nobody_answers(start):
+    process = start("flush", stdin=subprocess.DEVNULL)
+    assert process.communicate(timeout=60)[1] == b"Standard input ended before there was an answer.\n"
     assert process.returncode == 1
 
 

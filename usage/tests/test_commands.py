@@ -111,6 +111,13 @@ def test_it_refuses_a_period_that_ends_before_it_begins(command):
         run(command, "--from", "2026-02-01", "--to", "2026-01-01")
 
 
+@pytest.mark.parametrize("command", ["usage_report", "rebuild_usage"])
+@pytest.mark.parametrize("option", ["--from=", "--to="])
+def test_it_takes_an_empty_day_for_none_of_all(command, option):
+    with pytest.raises(CommandError, match="--from or --to: "):
+        call_command(command, option)
+
+
 def test_it_does_not_report_on_everybody_when_the_user_is_empty():
     with pytest.raises(CommandError, match="There is no user"):
         run("usage_report", "--user", "")

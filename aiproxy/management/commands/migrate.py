@@ -1,8 +1,10 @@
 """`manage.py migrate`: Django's, but one that waits for a lock never makes everybody else wait behind it."""
 
 import time
+from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from django.core.management.commands import migrate
 from django.db import OperationalError, connections
@@ -23,6 +25,12 @@ class Command(migrate.Command):
             help="How long a statement waits for a lock, and everybody else behind it (default: %(default)s); it is "
             f"tried {TRIES} times. PostgreSQL only.",
         )  # fmt: skip
+
+    def execute(self, *args: Any, **options: Any) -> Any:
+        if connections[options["database"]].vendor == "sqlite":
+            # It makes its file, not the directory around it; the system checks open it already.
+            Path(settings.AIPROXY_DATA_DIR).mkdir(mode=0o700, parents=True, exist_ok=True)
+        return super().execute(*args, **options)
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not 0 < options["lock_timeout"] <= LONGEST:

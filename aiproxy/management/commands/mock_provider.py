@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from aiproxy.management.commands.serve import port_number
+from aiproxy.management.commands.serve import port_number, refuse_taken
 from aiproxy.mock_provider import MockProvider
 
 LONGEST = 60_000  # milliseconds
@@ -31,11 +31,9 @@ class Command(BaseCommand):
         stopped = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        refuse_taken((host, port, "Stop what uses it, or choose another: --host, --port."))
         provider = MockProvider(pace=pace)
-        try:
-            port = await provider.start(host, port)
-        except OSError as error:
-            raise CommandError(f"Cannot listen on {host}:{port}: {error.strerror}.") from error
+        port = await provider.start(host, port)
         shown = f"[{host}]" if ":" in host else host
         self.stdout.write(f"Demo provider: AIPROXY_OPENAI_BASE_URL=http://{shown}:{port}/v1")
         await stopped.wait()

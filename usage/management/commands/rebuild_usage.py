@@ -40,12 +40,12 @@ class Command(BaseCommand):
     def _days(self, since: str | None, until: str | None) -> list[dt.datetime]:
         """Of which there are hours, or which were named: the log may have what the hours have lost."""
         try:
-            if since and until:
+            if since is not None and until is not None:
                 start, end = parse_moment(since), parse_moment(until, closes=True)
                 if start > end:
                     raise CommandError("--from is after --to.")
                 return rebuild.between(start, end)
-            first, last = (parse_moment(text) if text else None for text in (since, until))
+            first, last = (parse_moment(text) if text is not None else None for text in (since, until))
         except ValueError as error:
             raise CommandError(f"--from or --to: {error}") from error
         return [day for day in rebuild.days() if (not first or day >= first) and (not last or day <= last)]

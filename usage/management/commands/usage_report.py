@@ -24,8 +24,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, since: str | None, until: str | None, **options: Any) -> str:
         try:
-            end = parse_moment(until, closes=True) if until else timezone.now()
-            start = parse_moment(since) if since else end - PERIOD
+            end = parse_moment(until, closes=True) if until is not None else timezone.now()
+            start = parse_moment(since) if since is not None else end - PERIOD
         except (ValueError, OverflowError) as error:
             raise CommandError(f"--from or --to: {error}") from error
         if start > end:
