@@ -17,6 +17,9 @@ from django.utils.translation import gettext as _
 
 from accounts.models import User
 
+# Unlike Django's ":" it is encoded by nobody: some mail clients encode a second time what was encoded already.
+_SEPARATOR = "."
+
 
 class LinkRefused(Exception):
     """One text for every reason, so that nobody learns from it whether there is such an account."""
@@ -35,12 +38,12 @@ class Purpose:
     state: Callable[[User], tuple[Any, ...]]
 
     def token(self, user: User) -> str:
-        return signing.dumps([user.pk.hex, self._mark(user)], salt=self._salt)
+        return self._signer().sign_object([user.pk.hex, self._mark(user)])
 
     def user(self, token: str) -> User:
         """Whose token it is; LinkRefused. Who acts on it checks it again under the lock of the row."""
         try:
-            pk, _ = signing.loads(token, salt=self._salt, max_age=self.max_age)
+            pk, _ = self._read(token, max_age=self.max_age)
             user = User.objects.get(pk=UUID(pk))
         except (signing.BadSignature, User.DoesNotExist, ValueError) as error:
             raise LinkRefused from error
@@ -56,9 +59,16 @@ class Purpose:
         return locked
 
     def _check(self, token: str, user: User) -> None:
-        _, mark = signing.loads(token, salt=self._salt)
+        _, mark = self._read(token)
         if not (user.is_active and constant_time_compare(mark, self._mark(user))):
             raise LinkRefused
+
+    def _read(self, token: str, *, max_age: int | None = None) -> Any:
+        # Links mailed by earlier releases have Django's own separator.
+        return self._signer(_SEPARATOR if _SEPARATOR in token else ":").unsign_object(token, max_age=max_age)
+
+    def _signer(self, separator: str = _SEPARATOR) -> signing.TimestampSigner:
+        return signing.TimestampSigner(salt=self._salt, sep=separator)
 
     def _mark(self, user: User) -> str:
         return salted_hmac(self._salt, repr(self.state(user)), algorithm="sha256").hexdigest()

@@ -1,7 +1,7 @@
 """Links in mails: of one purpose, for one account as it was then, once, and for a while."""
 
 import re
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 from django.core import mail as outbox
@@ -78,6 +78,20 @@ def test_it_takes_a_link_once_even_of_two_at_the_same_time(owner, purpose):
     links.verify_email(token) if purpose is VERIFY else links.reset_password(token, NEW_PASSWORD)
     with pytest.raises(links.LinkRefused):
         purpose.locked_user(token, both_have_looked)
+
+
+@both
+def test_it_mails_links_that_nobody_encodes_once_more(client, owner, purpose):
+    token = purpose.token(owner)
+    assert quote(token) == token
+    assert client.get(f"{purpose.path}?token={quote(token)}").status_code == 200
+
+
+@both
+def test_it_takes_a_link_that_an_earlier_release_has_mailed(anonymous, owner, purpose):
+    token = signing.dumps([owner.pk.hex, purpose._mark(owner)], salt=f"accounts.links.{purpose.name}")
+    assert ":" in token
+    assert use(anonymous, purpose, token).status_code == 200
 
 
 @both
