@@ -12,13 +12,17 @@ from accounts import mail
 from accounts.errors import Conflict
 from accounts.lockout import check_password
 from accounts.models import User
+from accounts.throttles import check_recipient
 
 
 def sign_up(request: Request, email: str, password: str) -> User:
-    """A new account, and a mail that verifies its address where mail is sent."""
+    """A new account, and a mail that verifies its address where mail is sent: no more of them than of others, since who
+    deletes the account may sign up again."""
     taken = Conflict({"email": ["There is an account with this e-mail address. Sign in instead."]})
     if User.objects.filter(email=email).exists():
         raise taken
+    if settings.EMAIL_URL:
+        check_recipient(request)
     try:
         with transaction.atomic():
             user = User.objects.create_user(email, password, language=get_language_from_request(request._request))

@@ -4,6 +4,7 @@ import hashlib
 import ipaddress
 from collections.abc import Mapping
 
+from rest_framework.exceptions import Throttled
 from rest_framework.request import Request
 from rest_framework.throttling import SimpleRateThrottle, UserRateThrottle
 from rest_framework.views import APIView
@@ -56,6 +57,13 @@ class RecipientThrottle(SimpleRateThrottle):
             return None  # the serializer refuses it
         ident = hashlib.sha256(User.objects.normalize_email(email).encode()).hexdigest()
         return self.cache_format % {"scope": self.scope, "ident": ident}
+
+
+def check_recipient(request: Request) -> None:
+    """For a call that writes to somebody only once all else is right. Throttled, with the seconds to wait."""
+    throttle = RecipientThrottle()
+    if not throttle.allow_request(request, APIView()):
+        raise Throttled(throttle.wait())
 
 
 class PasswordThrottle(UserRateThrottle):

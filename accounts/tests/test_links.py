@@ -159,6 +159,23 @@ def test_it_mails_one_address_so_often_and_no_more(anonymous, owner, email):
     assert anonymous.post("/auth/password-reset", {"email": "another@example.com"}).status_code == 202
 
 
+def test_it_mails_one_address_no_more_often_for_signing_up_again_and_again(anonymous, api, db):
+    statuses = []
+    for email in ["ann@example.com", "Ann@EXAMPLE.com", " ann@example.com", "ann@example.com", "ANN@example.com"] * 2:
+        statuses.append(anonymous.post("/auth/signup", {"email": email, "password": NEW_PASSWORD}).status_code)
+        if statuses[-1] == 201:
+            api(User.objects.get()).post("/auth/me/delete", {"password": NEW_PASSWORD})
+    assert statuses == [201] * 5 + [429] * 5
+    assert (len(mailed()[0]), User.objects.count()) == (5, 0)
+
+
+def test_it_counts_no_sign_up_that_was_refused_as_a_mail(anonymous, owner):
+    for body in ({"password": "short"}, {"password": NEW_PASSWORD, "email": owner.email}) * 5:
+        assert anonymous.post("/auth/signup", {"email": "ann@example.com", **body}).status_code in (400, 409)
+    body = {"email": "ann@example.com", "password": NEW_PASSWORD}
+    assert anonymous.post("/auth/signup", body).status_code == 201
+
+
 def test_it_mails_for_one_client_so_often_and_no_more(anonymous, db):
     statuses = [
         anonymous.post("/auth/password-reset", {"email": f"{number}@example.com"}).status_code for number in range(21)
