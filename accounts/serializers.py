@@ -36,6 +36,8 @@ class SignupSerializer(StrictSerializerMixin):
         """As it is stored: its domain may be longer there than it was written, or none any more."""
         address = User.objects.normalize_email(value)
         User._meta.get_field("email").run_validators(address)
+        if not address.isascii():
+            raise serializers.ValidationError("No mail can be sent to this address: it has no ASCII form.")
         return address
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:

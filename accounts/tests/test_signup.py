@@ -54,6 +54,12 @@ def test_it_refuses_an_address_that_is_too_long_or_none_as_it_is_stored(anonymou
     assert list(answer.json()) == ["email"]
 
 
+@pytest.mark.parametrize("email", ["\u017fam@example.com", "\u0131d@example.com", f"ann@{'ü' * 60}.com"])
+def test_it_refuses_an_address_that_no_mail_can_be_sent_to(anonymous, email, db):
+    answer = signup(anonymous, email=email)
+    assert (answer.status_code, list(answer.json())) == (400, ["email"])
+
+
 @pytest.mark.parametrize("field", ["is_staff", "is_superuser", "plan", "id", "email_verified", "password_hash", "name"])
 def test_it_takes_no_other_field(anonymous, field, db):
     answer = signup(anonymous, **{field: "enterprise"})
