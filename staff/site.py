@@ -1,6 +1,5 @@
 """Owns the door of the back-office: password, then second factor; each page asks again whether both were shown."""
 
-import logging
 from collections.abc import Callable
 from copy import copy
 from functools import wraps
@@ -13,11 +12,10 @@ from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.contrib.admin.views.main import ERROR_FLAG
 from django.contrib.auth import REDIRECT_FIELD_NAME, logout
 from django.contrib.auth.signals import user_login_failed
 from django.core.exceptions import BadRequest, FieldDoesNotExist, ValidationError
-from django.db import DataError, IntegrityError, NotSupportedError, ProgrammingError, transaction
+from django.db import DataError, IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, URLResolver, path, reverse
@@ -34,16 +32,11 @@ from accounts.throttles import LoginThrottle
 from audit.models import Action
 from audit.trail import record
 from staff import sessions
+from staff.lists import Narrowed
 from staff.models import Authenticator, new_salt
-
-logger = logging.getLogger(__name__)
 
 _SALT = "staff.salt"  # in the session, until the new app has shown a right code
 _WRONG = "That code is not right, or was used already. After wrong ones you must wait a little longer each time."
-
-
-# What Django and the database say to a look-up that makes no sense: a year, a range of one, a NUL, text in a number.
-_NOT_TO_BE_LOOKED_FOR = (ValueError, OverflowError, IndexError, DataError, ProgrammingError, NotSupportedError)
 
 # What hands out power, takes it away, or cannot be undone: pages by the names of their URLs, and actions.
 DANGEROUS = frozenset(
@@ -93,6 +86,12 @@ class StaffSite(admin.AdminSite):
     def _knows_password(self, request: HttpRequest) -> bool:
         return super().has_permission(request) and sessions.is_limited(request)
 
+    def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
+        """Every list is a `Narrowed` one, those of other packages too."""
+        named = admin_class or admin.ModelAdmin
+        narrowed = type(named.__name__, (Narrowed, named), {"__module__": named.__module__})
+        super().register(model_or_iterable, narrowed, **options)
+
     def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:
         """Nothing for who is only half-way in."""
         return super().get_app_list(request, app_label) if self.has_permission(request) else []
@@ -113,11 +112,6 @@ class StaffSite(admin.AdminSite):
                 response: HttpResponse = inner(request, *args, **kwargs)
             except FieldDoesNotExist as error:  # Django does not check an empty `_to_field`
                 raise BadRequest("There is no such field.") from error
-            except _NOT_TO_BE_LOOKED_FOR as error:
-                if not _is_narrowed_list(request):
-                    raise
-                logger.warning("A list could not be narrowed as asked: %s", type(error).__name__)
-                return HttpResponseRedirect(f"{request.path}?{ERROR_FLAG}=1")
             return response
 
         return guarded
@@ -262,12 +256,6 @@ def _is_dangerous(request: HttpRequest) -> bool:
     # All that were sent: Django runs the one that `index` says, which need not be the last.
     actions = request.POST.getlist("action")
     return request.resolver_match.url_name in DANGEROUS or not DANGEROUS_ACTIONS.isdisjoint(actions)
-
-
-def _is_narrowed_list(request: HttpRequest) -> bool:
-    """Whether its query string may be what is wrong: Django finds most of what cannot be looked for, and not all."""
-    is_list = request.resolver_match is not None and (request.resolver_match.url_name or "").endswith("_changelist")
-    return is_list and request.method in ("GET", "HEAD") and bool(request.GET.keys() - {ERROR_FLAG})
 
 
 def _check_chosen(request: HttpRequest) -> None:

@@ -231,6 +231,32 @@ def test_the_back_office_says_that_it_cannot_look_for_that(staff, query):
     assert session_of(staff).head(f"/admin/audit/event/?{query}", follow=True).status_code == 200
 
 
+IMPOSSIBLE = ["created_at__gte=nonsense", "id__in=x", "id=%00", "created_at__year=" + "9" * 20, "created_at__range="]
+IMPOSSIBLE += ["actor__regex=(", "actor__iregex=(a%2B)%2B%24", "e=1&id__in=x"]
+
+
+@pytest.mark.parametrize("query", IMPOSSIBLE)
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_a_list_that_cannot_be_narrowed_so_is_shown_as_a_whole_and_says_it(staff, method, query):
+    answer = getattr(session_of(staff), method)(f"/admin/audit/event/?{query}", follow=True)
+    assert (answer.status_code, answer.redirect_chain) == (200, [("/admin/audit/event/?e=1", 302)])
+    said = ["That cannot be looked for: this is the whole list."]
+    assert [str(message).removesuffix(" Nothing was done.") for message in answer.context["messages"]] == said
+
+
+def test_a_search_for_too_many_words_is_no_database_that_is_away(staff):
+    assert session_of(staff).get("/admin/accounts/user/?q=" + "a+" * 2_000, follow=True).status_code == 200
+
+
+@pytest.mark.parametrize("query", ["created_at__year=" + "9" * 20, "email__regex=("])
+def test_an_action_on_a_list_that_cannot_be_narrowed_so_does_nothing(staff, stranger, query):
+    body = {"action": "enable", "index": "0", "select_across": "1", "_selected_action": stranger.pk}
+    User.objects.filter(pk=stranger.pk).update(is_active=False)
+    answer = session_of(staff).post(f"/admin/accounts/user/?{query}", body, follow=True)
+    assert "Nothing was done." in answer.content.decode()
+    assert not User.objects.get(pk=stranger.pk).is_active
+
+
 @pytest.mark.parametrize(
     "page",
     [

@@ -10,7 +10,6 @@ from uuid import UUID
 from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.core.exceptions import PermissionDenied
-from django.db import DataError
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, StreamingHttpResponse
 from django.urls import URLPattern, path, reverse
@@ -248,7 +247,7 @@ class ProxyRequestAdmin(ShippedAdmin):
         content_type, pieces = export.FORMATS[format]
         try:
             rows = self.get_changelist_instance(request).queryset
-        except (IncorrectLookupParameters, ValueError, OverflowError, DataError):
+        except IncorrectLookupParameters:
             return HttpResponseRedirect(reverse("admin:usage_proxyrequest_changelist") + "?e=1")
         record(Action.EXPORT, name="requests", note=f"{format}, {request.GET.urlencode() or 'no filter'}")
         name = f"requests-{timezone.now():%Y%m%d-%H%M%S}.{format}"
