@@ -1,13 +1,12 @@
 """Owns what a list of the back-office says when it cannot be narrowed as its query string asks. Knows no model."""
 
 import logging
-import sqlite3
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ERROR_FLAG, ChangeList
-from django.db import DataError, NotSupportedError, OperationalError, ProgrammingError
+from django.db import DataError, NotSupportedError, ProgrammingError
 from django.http import HttpRequest, QueryDict
 
 if TYPE_CHECKING:
@@ -21,8 +20,10 @@ logger = logging.getLogger(__name__)
 _NOT_TO_BE_LOOKED_FOR = (
     IncorrectLookupParameters,
     *(ValueError, OverflowError, IndexError),
-    *(DataError, ProgrammingError, NotSupportedError, OperationalError),
+    *(DataError, ProgrammingError, NotSupportedError),
 )
+# Of some hundreds SQLite says what it says of a database that is away, and PostgreSQL thinks about them for a minute.
+_MOST_WORDS = 50
 
 
 class Narrowed(Mixin):
@@ -35,13 +36,18 @@ class Narrowed(Mixin):
             raise IncorrectLookupParameters
         return is_allowed
 
+    def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
+        if len(search_term.split()) > _MOST_WORDS:
+            raise IncorrectLookupParameters
+        return super().get_search_results(request, queryset, search_term)
+
     def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
         asked = request.GET.keys() - {ERROR_FLAG}
         try:
             found = super().get_changelist_instance(request)
             len(found.result_list)  # asks the database
         except _NOT_TO_BE_LOOKED_FOR as error:
-            if not asked or _is_away(error):
+            if not asked:
                 raise
             logger.warning("A list could not be narrowed as asked: %s", type(error).__name__)
             undone = " Nothing was done." if request.method == "POST" else ""
@@ -49,9 +55,3 @@ class Narrowed(Mixin):
             request.GET = QueryDict()  # a second time in a row Django would say that the database is broken
             raise IncorrectLookupParameters from error
         return found
-
-
-def _is_away(error: Exception) -> bool:
-    """SQLite says of a question with too many words what it says of a file that it cannot open; not by its code."""
-    is_away = isinstance(error, OperationalError)
-    return is_away and getattr(error.__cause__, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR

@@ -12,6 +12,7 @@ from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.auth import REDIRECT_FIELD_NAME, logout
 from django.contrib.auth.signals import user_login_failed
 from django.core.exceptions import BadRequest, FieldDoesNotExist, ValidationError
@@ -120,7 +121,7 @@ class StaffSite(admin.AdminSite):
         """Django checks neither what is looked for, nor whether the field is one that points from there elsewhere."""
         try:
             return super().autocomplete_view(request)
-        except (AttributeError, DataError) as error:
+        except (AttributeError, DataError, IncorrectLookupParameters) as error:
             raise BadRequest("There is nothing to choose from.") from error
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
