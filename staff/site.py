@@ -124,6 +124,16 @@ class StaffSite(admin.AdminSite):
         except (AttributeError, DataError, IncorrectLookupParameters) as error:
             raise BadRequest("There is nothing to choose from.") from error
 
+    def password_change(  # type: ignore[override]  # the stubs know one kind of answer
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Wrong old passwords count as at the door: an open browser must not be where they can be tried."""
+        if request.method == "POST":
+            _is_password(request, request.POST.get("old_password", ""))
+            if not request.user.is_authenticated:
+                return _locked_out(request)
+        return super().password_change(request, extra_context)
+
     def get_urls(self) -> list[URLPattern | URLResolver]:
         """Without Django's way to the page of a row on the site: none has one."""
         urls = [url for url in super().get_urls() if getattr(url, "name", None) != "view_on_site"]

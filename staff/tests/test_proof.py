@@ -79,6 +79,24 @@ def test_it_asks_whichever_of_several_actions_is_the_dangerous_one(member, teamm
     assert User.objects.get(pk=teammate.pk).is_active
 
 
+def test_wrong_old_passwords_lock_out_as_at_the_door(member, signed_in, password, settings):
+    settings.AXES_FAILURE_LIMIT = 3
+    browser, new = signed_in(member), {"new_password1": "a staple for it", "new_password2": "a staple for it"}
+    tried = ["wrong", "wrong", "wrong", password]
+    answers = [browser.post("/admin/password_change/", {"old_password": old, **new}).status_code for old in tried]
+    assert answers == [200, 200, 429, 302]
+    assert "_auth_user_id" not in browser.session
+    assert User.objects.get(pk=member.pk).check_password(password)
+
+
+def test_the_right_old_password_is_taken_after_a_wrong_one(member, signed_in, password):
+    browser, new = signed_in(member), {"new_password1": "a staple for it", "new_password2": "a staple for it"}
+    tried = ["wrong", password]
+    answers = [browser.post("/admin/password_change/", {"old_password": old, **new}).status_code for old in tried]
+    assert answers == [200, 302]
+    assert User.objects.get(pk=member.pk).check_password("a staple for it")
+
+
 def test_it_never_asks_where_the_operator_says_so(member, signed_in, later, settings):
     settings.AIPROXY_ADMIN_PROOF_MINUTES = 0
     browser = signed_in(member)
