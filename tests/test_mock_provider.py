@@ -83,7 +83,7 @@ async def test_it_says_what_is_missing(client):
 
 
 def test_it_says_that_its_host_is_none():
-    with pytest.raises(CommandError, match=r"cannot listen on no\.\.name:8001 \(it is no name\)"):
+    with pytest.raises(CommandError, match=r"Cannot listen on no\.\.name:8001 \(it is no name\)"):
         call_command("mock_provider", "--host", "no..name")
 
 

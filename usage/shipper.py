@@ -198,7 +198,7 @@ class Shipper:
                 return
             self._flush()
             self._sweep(writer)
-        if dead and all(tail.finished for tail in writer.tails.values()):
+        if dead and not any(tail.stuck and not tail.finished for tail in writer.tails.values()):
             self._interrupt(writer)
 
     def _read(self, writer: _Writer, tail: Tail, *, final: bool) -> None:

@@ -139,8 +139,8 @@ def test_it_serves_warns_of_migrations_and_ends_without_a_trace(serve):
     assert served.ask(b"livez").status == 200
     assert served.ask(b"readyz").status == 503
     served.line("migrations are pending: run `manage.py migrate`")
-    served.line("The shipper process is")
-    served.line("The metrics process is")
+    served.line("The shipper process has begun")
+    served.line("The metrics process has begun")
     family = served.children()
     assert len(family) == 3
     until(lambda: answers(port, b"metrics"))
