@@ -167,7 +167,7 @@ def answers(port, path):
     try:
         with RawClient(port) as client:
             return client.send(GET % path).head()[0] == 200
-    except ConnectionRefusedError:
+    except ConnectionError:
         return False
 
 
