@@ -270,7 +270,7 @@ class Journal:
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(fd, 0, self._segment_bytes)
-            memory = mmap.mmap(fd, self._segment_bytes) if self._is_mapped else None
+            memory = self._map(fd) if self._is_mapped else None
             temporary.rename(path)
         except BaseException:
             os.close(fd)
@@ -278,6 +278,20 @@ class Journal:
             raise
         self._made += 1
         return _Segment(path, fd, memory)
+
+    def _map(self, fd: int) -> mmap.mmap | None:
+        """None where the process may map no more (RLIMIT_AS, vm.max_map_count): from then on, calls of the system."""
+        try:
+            return mmap.mmap(fd, self._segment_bytes)
+        except OSError as error:
+            self._is_mapped = False
+            logger.warning(
+                "The journal at %s cannot be mapped into memory (%s): it is written by calls of the system, which are "
+                "slower. Raise RLIMIT_AS or vm.max_map_count.",
+                self.directory,
+                error.strerror,
+            )
+            return None
 
     def _take_lock(self) -> int:
         """Held for life and never touched again: a writer whose lock can be taken is dead."""

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -336,6 +337,28 @@ def test_it_seals_to_the_length_written(mapped, new_journal, directory, monkeypa
 
     (path,) = directory.glob("*.sealed")
     assert path.read_bytes() == encode(begin) + encode(end)
+
+
+@pytest.fixture
+def cramped():
+    """A process that may have little more memory mapped than it has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + (24 << 20), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def test_it_writes_by_calls_where_it_may_map_no_memory_and_says_so_once(cramped, new_journal, caplog):
+    journal = new_journal(32 << 20)
+    id = exchange(journal)
+    seal(journal)
+    exchange(journal)
+    journal.close()
+
+    sealed = sorted(journal.directory.glob("*.sealed"))
+    assert [record.id for record in read(sealed[0])[0]] == [id, id]
+    assert [r.levelname for r in caplog.records if r.name == "usage.journal"] == ["WARNING"]
 
 
 def test_it_seals_on_after_a_segment_that_the_disk_failed_to_close(new_journal, directory, monkeypatch):
