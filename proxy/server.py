@@ -8,6 +8,7 @@ application sees in proxy/cycle.py. Knows no Django: the worker sets `ProxyProto
 import asyncio
 import json
 import math
+import select
 import socket
 import struct
 from typing import Any, ClassVar
@@ -519,7 +520,8 @@ class ProxyProtocol(HttpToolsProtocol):
         self.flow.resume_writing()
 
     def check_time(self, now: float) -> None:
-        """Called every tick: gives up a client that takes nothing, and ends a phase whose time is over."""
+        """Called every tick: gives up a client that takes nothing or has left unseen, and ends a phase whose time is
+        over."""
         if self._write_deadline != math.inf:
             unsent = self.transport.get_write_buffer_size()
             if unsent < self._unsent:
@@ -529,6 +531,16 @@ class ProxyProtocol(HttpToolsProtocol):
                 self.abort()
         if now >= self._deadline:
             self._expire(now)
+        elif self.flow.read_paused and self._phase in (BODY, ANSWER) and self._has_left():
+            self.abort()
+
+    def _has_left(self) -> bool:
+        """Asks the kernel, where nobody reads up to the client's end: not before it has taken all that comes before."""
+        if self.transport.is_closing():
+            return False
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def _expire(self, now: float) -> None:
         cycle = self.cycle

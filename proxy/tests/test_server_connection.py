@@ -82,6 +82,13 @@ class Stage:
         self.told.put("watching")
         self.told.put((await receive())["type"])
 
+    async def unread(self, scope, receive, send):
+        cycle_of(receive).on_disconnect(lambda: self.told.put("left"))
+        while not cycle_of(receive).flow.read_paused:  # noqa: ASYNC110 - nobody tells us
+            await asyncio.sleep(0)
+        self.told.put("paused")
+        await asyncio.to_thread(self.released.wait, 5)
+
     async def flood(self, scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         sent = 0
@@ -239,6 +246,14 @@ def test_it_sees_a_client_leave_whose_body_was_more_than_waits_unread(serve, sta
         client.send(b"x" * 1_000 + (b"\r\n0\r\n\r\n" if b"chunked" in framing else b""))
         assert stage.told.get(timeout=5) == "watching"
     assert stage.told.get(timeout=5) == "http.disconnect"
+
+
+@pytest.mark.parametrize("sent", [GET % b"unread" + GET % b"ok" * 3_000, POST % (b"unread", 90_000) + b"x" * 80_000])
+def test_it_sees_a_client_leave_of_whom_no_more_is_read(serve, stage, sent):
+    with serve().client() as client:
+        client.send(sent)
+        assert stage.told.get(timeout=5) == "paused"
+    assert stage.told.get(timeout=5) == "left"
 
 
 def test_it_tells_the_application_that_the_client_left(serve, stage):
