@@ -28,6 +28,9 @@ pack = cast("Callable[[Arguments], bytes]", hiredis.pack_command)
 _SECOND_LOOK = 0.01
 # A settlement waits this long for a request to travel with: each write wakes Redis up.
 LINGER = 0.002
+# No key is cached here: what the server tells then is that all keys have gone at once. Before Redis 6, or denied by its
+# ACL, it tells nothing.
+FOLLOW = (("HELLO", "3"), ("CLIENT", "TRACKING", "ON", "OPTIN"))
 
 
 class Message(Protocol):
@@ -120,12 +123,16 @@ class Address:
 
 
 class Connection(asyncio.Protocol):
-    """`on_lost(reason)` is called once, after every message that still waited was told."""
+    """`on_lost(reason)` is called once, after every message that still waited was told; `on_emptied()` each time that a
+    database of the server has lost all its keys, ours or another, if it tells."""
 
-    def __init__(self, *, timeout: float, on_lost: Callable[["Connection", str], None]) -> None:
+    def __init__(
+        self, *, timeout: float, on_lost: Callable[["Connection", str], None], on_emptied: Callable[[], None]
+    ) -> None:
         self.closed = False
         self._timeout = timeout
         self._on_lost = on_lost
+        self._on_emptied = on_emptied
         self.loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader()
@@ -193,7 +200,10 @@ class Connection(asyncio.Protocol):
         try:
             self._reader.feed(data)
             while not self.closed and (reply := self._reader.gets()) is not False:
-                self._waiting.popleft()[1].received(reply)
+                if type(reply) is hiredis.PushNotification:
+                    self._on_emptied()
+                else:
+                    self._waiting.popleft()[1].received(reply)
         except (hiredis.ProtocolError, IndexError):
             self.drop("it does not speak the Redis protocol")
 
@@ -243,12 +253,14 @@ class Connection(asyncio.Protocol):
         self._timer = self.loop.call_later(max(left, _SECOND_LOOK), self._check)
 
 
-async def connect(address: Address, *, timeout: float, on_lost: Callable[[Connection, str], None]) -> Connection:
+async def connect(
+    address: Address, *, timeout: float, on_lost: Callable[[Connection, str], None], on_emptied: Callable[[], None]
+) -> Connection:
     """Connected, authenticated and in its database; LimiterAway says why not."""
     loop = asyncio.get_running_loop()
 
     def protocol() -> Connection:
-        return Connection(timeout=timeout, on_lost=on_lost)
+        return Connection(timeout=timeout, on_lost=on_lost, on_emptied=on_emptied)
 
     try:
         async with asyncio.timeout(timeout):
@@ -264,6 +276,8 @@ async def connect(address: Address, *, timeout: float, on_lost: Callable[[Connec
             reply = await connection.call(*command)
             if isinstance(reply, hiredis.ReplyError):
                 raise LimiterAway(f"{command[0]} refused: {str(reply).split(' ')[0]}")
+        for command in FOLLOW:
+            await connection.call(*command)
     except BaseException:
         connection.drop("not used")
         raise

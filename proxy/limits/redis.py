@@ -196,6 +196,7 @@ class RedisLimiter:
         self._admit, self._resume, self._renew = map(_Script, scripts(clock, self._slot_ms, "admit", "resume", "renew"))
         self._connection: Connection | None = None
         self._attempt: asyncio.Task[None] | None = None
+        self._renewal: asyncio.Task[None] | None = None  # held while it runs
         self._number = 0  # of the last call: a batch that left, or what could not
         self._commands: dict[int, _Command] = {}
         # Admitted here and not settled yet, by request id.
@@ -375,7 +376,9 @@ class RedisLimiter:
 
     async def _open(self) -> None:
         """What we hold is told first, so that nobody is refused for a slot that is free."""
-        connection = await connect(self.address, timeout=self._connect_timeout, on_lost=self._lost)
+        connection = await connect(
+            self.address, timeout=self._connect_timeout, on_lost=self._lost, on_emptied=self._emptied
+        )
         try:
             self._load_scripts(connection)
             await self._write(connection)
@@ -440,6 +443,10 @@ class RedisLimiter:
             self._connection = None
             if self.on_lost is not None:
                 self.on_lost(reason)
+
+    def _emptied(self) -> None:
+        """If it was our database, nobody is to be let in beside what is under way before that is told anew."""
+        self._renewal = asyncio.get_running_loop().create_task(self.renew())
 
     def _load_scripts(self, connection: Connection) -> None:
         for script in (self._admit, self._resume, self._renew):
