@@ -375,6 +375,7 @@ class Exchange:
     async def _fail(self, error: ProxyError) -> None:
         """Before the first byte: the error's own status. After it: an error event, and a close without an end."""
         self.error = error
+        forget_frames(error)
         dialect = self._caller.dialect
         try:
             if self.status:
@@ -429,6 +430,13 @@ class Exchange:
                 runtime.journal.write_end(self.id, end)
         except (JournalFull, OSError):
             logger.exception("exchange %s is not recorded", self.id.decode())
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Who keeps an error keeps its traceback, whose frames know us and the request's body: no cycle, no collector."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__context__
 
 
 @lru_cache(maxsize=4096)

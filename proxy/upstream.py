@@ -346,15 +346,16 @@ class Pool:
 
     async def _connect_any(self, addresses: Iterable[AddressInfo], via: Origin, seconds: float) -> socket.socket:
         """The first address that answers; each has its own time-out, so a dead one costs that long and no more."""
-        failure = ConnectFailed(f"{via.host}: has no address")
+        # Made where it is raised: an error that its own frame knows would be a cycle, and keep the request's body.
+        failure: tuple[type[UpstreamError], str] = ConnectFailed, f"{via.host}: has no address"
         for family, kind, protocol, _name, address in addresses:
             try:
                 return await _connect(family, kind, protocol, address, seconds)
             except TimeoutError:
-                failure = ConnectTimeout(f"{via.host}:{via.port}: no connection in {seconds:g} s")
+                failure = ConnectTimeout, f"{via.host}:{via.port}: no connection in {seconds:g} s"
             except OSError as error:
-                failure = ConnectFailed(f"{via.host}:{via.port}: {error.strerror or error}")
-        raise failure
+                failure = ConnectFailed, f"{via.host}:{via.port}: {error.strerror or error}"
+        raise failure[0](failure[1])
 
     async def _handshake(
         self, sock: socket.socket, protocol: Callable[[], Connection], host: str, seconds: float

@@ -1,10 +1,14 @@
 """One exchange, from the client's socket to the row in the log."""
 
 import asyncio
+import contextlib
+import gc
 import json
 
+import httpx
 import pytest
 
+from proxy.exchange import Exchange
 from proxy.tests.provider import DONE, HELLO, answer, chunk, head, plain, stream
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
@@ -204,3 +208,19 @@ async def test_it_ends_open_streams_with_their_own_row_when_drained(client, plan
                 plane.drain(0)
     assert b'"shutting_down"' in received
     assert [row.outcome for row in await rows()] == ["drained"]
+
+
+@pytest.mark.parametrize("failure", [answer(400), answer(503), stream([chunk("Hel")]), None])
+async def test_it_needs_no_collector_to_forget_a_request_that_failed(client, provider, failure):
+    provider.default = failure
+    if failure is None:  # nobody is there
+        await provider.stop()
+    gc.disable()
+    try:
+        with contextlib.suppress(httpx.RemoteProtocolError):
+            await client.post("/v1/chat/completions", json=STREAMED)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not [known for known in gc.get_objects() if type(known) is Exchange]
+    finally:
+        gc.enable()

@@ -6,6 +6,7 @@ import gc
 import os
 import socket
 import weakref
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -22,6 +23,7 @@ from proxy.tests.upstream_peer import (
     until,
 )
 from proxy.upstream import (
+    ConnectFailed,
     ConnectTimeout,
     Disconnected,
     FirstByteTimeout,
@@ -497,6 +499,25 @@ async def test_it_closes_when_who_takes_an_answer_fails(segments, pool):
             await response.pass_to(fail)
         await turns()
         assert (pool.open_connections, peer.closed_by_client) == (0, 1)
+
+
+@on_both_loops
+async def test_it_needs_no_collector_to_forget_a_body_that_went_nowhere(pool):
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    async with serving(answering()) as nobody:
+        pass
+    body = pieces()
+    known = weakref.ref(body)
+    gc.disable()
+    try:
+        with contextlib.suppress(ConnectFailed):
+            await pool.send(nobody.origin, b"POST", b"/", (), Stream(body, 1))
+        del body
+        assert known() is None
+    finally:
+        gc.enable()
 
 
 @on_both_loops
