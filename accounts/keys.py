@@ -11,8 +11,10 @@ import secrets
 import zlib
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
+
+import msgspec
 
 from accounts.keyset import KeysetError, parse_keyset
 
@@ -108,7 +110,7 @@ class Peppers:
         return verifier[:1] == bytes((self._primary,))
 
 
-class Proof(NamedTuple):
+class Proof(msgspec.Struct, frozen=True, gc=False):
     """Whose verifier a key was found to match."""
 
     key_id: str

@@ -42,7 +42,7 @@ def lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     if not headers:
         return b""
     # b": ".join(field) makes a line without a Python frame for each; counting is enough to find what is no part of it.
-    joined = b"\r\n".join([*map(b": ".join, headers), b""])
+    joined = b"\r\n".join(map(b": ".join, headers)) + b"\r\n"
     if not joined.count(b"\r") == joined.count(b"\n") == len(headers) or joined.find(b"\0") >= 0:
         raise RuntimeError("A response header contains CR, LF or NUL.")
     return joined

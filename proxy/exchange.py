@@ -358,7 +358,7 @@ class Exchange:
         if route is not None and route.provider:
             served = served_by(route, attempts.tried if attempts is not None else 0)
         if self._cost is not None and self.error is None:  # of a plain answer: it has ended before it begins
-            cost = b"x-aiproxy-cost: %b\r\n" % self._cost.encode()
+            cost = f"x-aiproxy-cost: {self._cost}\r\n".encode()
         return b"".join((ids, self._limits, fields, lines(passed), caller.cors, served, cost))
 
     def _send_whole(self, status: int, body: bytes, fields: bytes = b"") -> None:

@@ -8,7 +8,9 @@ every byte: two readers that must agree, so that a request never means one thing
 import re
 import urllib.parse
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+import msgspec
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -77,7 +79,7 @@ def malformed(message: str) -> Refused:
     return Refused(400, "malformed_request", message)
 
 
-class RequestLine(NamedTuple):
+class RequestLine(msgspec.Struct, frozen=True, gc=False):
     method: str
     path: str
     raw_path: bytes

@@ -487,7 +487,7 @@ def _fields(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     if not _good_names.issuperset(map(_name_of, headers)):
         _check_names(headers)
     # b": ".join(pair) makes a field line without a Python frame a field.
-    fields = b"\r\n".join([*map(b": ".join, headers), b""])
+    fields = b"\r\n".join(map(b": ".join, headers)) + b"\r\n"
     _check_lines(fields, len(headers))
     return fields
 

@@ -47,7 +47,6 @@ end
 _VERDICTS: Final[tuple[Verdict, ...]] = ("ok", "stale", "limited", "too_large")
 _KINDS: Final[tuple[Kind, ...]] = ("", "requests", "tokens", "parallel")
 _OK: Final = 0
-_NONE: Final = (None, None, None)
 _LIMITS: Final = Struct("<qqq")  # requests a minute, tokens a minute, in parallel; -1: unlimited
 _BATCH: Final = Struct("<qqqqqq")
 _BATCH_OF_ONE: Final = Struct("<qqqqqqq")
@@ -477,21 +476,23 @@ class RedisLimiter:
         return _Command(ask, _open_ended(arguments))
 
     def _admission(self, ask: Ask, reply: bytes, at: int, epochs: tuple[str, ...]) -> Admission:
-        answer = _ANSWER.unpack_from(reply, at)
-        tightest = answer[4:]
-        if tightest[0] < 0 or tightest[3] < 0:
-            # A limit of -1: there is none, and its two other numbers say nothing.
-            requests = tightest[:3] if tightest[0] >= 0 else _NONE
-            tightest = (*requests, *(tightest[3:] if tightest[3] >= 0 else _NONE))
-        if answer[0] != _OK:
-            verdict, kind, place, wait = answer[:4]
-            scope = ask.limits[place - 1].scope
-            return Admission(_VERDICTS[verdict], epochs, _KINDS[kind], scope, wait, *tightest)
-        if ask.prepared.holds:
+        answer: tuple[int, ...] = _ANSWER.unpack_from(reply, at)
+        verdict, kind, place, wait, requests, left, full, tokens, tokens_left, tokens_full = answer
+        scope = ask.limits[place - 1].scope if place else ""
+        admission = Admission(
+            _VERDICTS[verdict], epochs, _KINDS[kind], scope, wait,
+            requests, left, full, tokens, tokens_left, tokens_full,
+        )  # fmt: skip
+        # A limit of -1: there is none, and its two other numbers say nothing.
+        if requests < 0:
+            admission.limit_requests = admission.remaining_requests = admission.reset_requests_ms = None
+        if tokens < 0:
+            admission.limit_tokens = admission.remaining_tokens = admission.reset_tokens_ms = None
+        if verdict == _OK and ask.prepared.holds:
             self._hold(ask)
             if ask.given_up:
                 self.settle(ask, 0)
-        return Admission("ok", epochs, "", "", 0, *tightest)
+        return admission
 
     def _remember(self, limits: tuple[Limit, ...], reply: bytes, place: int) -> None:
         at = time.monotonic_ns() // 1_000_000
