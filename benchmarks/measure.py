@@ -28,6 +28,7 @@ class Plan:
     """How long each part takes, in seconds; how much the soak asks."""
 
     rounds: int
+    turns: int
     plain: float
     stream: float
     paced: float
@@ -38,8 +39,8 @@ class Plan:
     mixed: float
 
 
-FULL = Plan(rounds=3, plain=4, stream=5, paced=5, lone=4, soak=200_000, leavers=2_000, starts=3, mixed=15)
-QUICK = Plan(rounds=1, plain=2, stream=2, paced=2, lone=1.5, soak=20_000, leavers=300, starts=1, mixed=4)
+FULL = Plan(rounds=3, turns=5, plain=4, stream=5, paced=5, lone=4, soak=200_000, leavers=2_000, starts=3, mixed=15)
+QUICK = Plan(rounds=1, turns=2, plain=2, stream=2, paced=2, lone=1.5, soak=20_000, leavers=300, starts=1, mixed=4)
 
 
 def measure(target: Target, plan: Plan) -> Figures:
@@ -102,6 +103,19 @@ def plain(load: Load) -> Figures:
         "errors": sum(one[2].errors for one in rounds),
         "sent": sum(one[2].requests for one in rounds),
     }
+
+
+def in_turns(loads: dict[str, Load]) -> dict[str, list[float]]:
+    """Plain requests a second of each, one after the other, over and over: what a virtual machine's neighbours take
+    changes by a tenth within minutes, and they take it from all."""
+    for load in loads.values():
+        load.run(question.PLAIN, 1)
+    rates: dict[str, list[float]] = {name: [] for name in loads}
+    for _ in range(min(load.plan.turns for load in loads.values())):
+        for name, load in loads.items():
+            report, _ = load.run(question.PLAIN, load.plan.plain)
+            rates[name].append(report.rate)
+    return rates
 
 
 def long(load: Load) -> Figures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,13 @@ def ratio(over: Result, under: Result, name: str, of: str = "") -> float | None:
     return float(over[name] / under[of]) if name in over and under.get(of) else None
 
 
+def ratio_in_turns(over: Result, under: Result) -> float | None:
+    """Of requests a second: the median turn's, so that both sides are of the same minute."""
+    if over.get("turns") and under.get("turns"):
+        return statistics.median(one / other for one, other in zip(over["turns"], under["turns"], strict=True))
+    return ratio(over, under, "requests_per_second")
+
+
 def checks(targets: dict[str, Result]) -> list[tuple[str, str, str, bool | None]]:
     """What is promised, the promise, what was measured, and whether it holds (None: not measured)."""
     us, direct, tls = (targets.get(name, {}) for name in ("aiproxy", "direct", "aiproxy_tls"))
@@ -94,7 +102,7 @@ def checks(targets: dict[str, Result]) -> list[tuple[str, str, str, bool | None]
 
     least("plain requests/s, Redis asked on every one", us.get("requests_per_second"), 10_000, "{:,.0f}")
     for peer, bound in (("litellm", 120), ("portkey", 10), ("nginx", 0.25)):
-        least(f"… x {peer}", ratio(us, targets.get(peer, {}), "requests_per_second"), bound, "{:,.2f}")
+        least(f"… x {peer}", ratio_in_turns(us, targets.get(peer, {})), bound, "{:,.2f}")
     least("streams/s of 64 chunks x nginx", ratio(us, targets.get("nginx", {}), "streams_per_second"), 0.9, "{:.2f}")
     most("CPU a request", us.get("cpu_us_per_request"), 90, "{:.0f} µs")
     for title, one, base in (("", us, direct), (", TLS to the provider", tls, tls.get("direct", {}))):
@@ -166,7 +174,7 @@ def ratios(targets: dict[str, Result]) -> str:
     for name, one in targets.items():
         if not name.startswith(("aiproxy", "direct")) and "unavailable" not in one:
             shares = (
-                ratio(us, one, "requests_per_second"), ratio(one, us, "cpu_us_per_request"),
+                ratio_in_turns(us, one), ratio(one, us, "cpu_us_per_request"),
                 ratio(us, one, "streams_per_second"),
             )  # fmt: skip
             cells = " | ".join(NONE if share is None else f"{share:,.2f} x" for share in shares)
@@ -214,6 +222,12 @@ def notes(targets: dict[str, Result]) -> str:
             lines.append(f"- {one['title']}: its core was {one['core_busy']:.0%} busy: the load's core was the limit.")
         if one.get("errors"):
             lines.append(f"- {one['title']}: {one['errors']:.0f} errors in {one['sent']:,.0f} plain requests.")
+    turns = {name: one["turns"] for name, one in targets.items() if one.get("turns")}
+    if len(turns) > 1:
+        told = "; ".join(
+            f"{targets[name]['title']} {', '.join(f'{rate:,.0f}' for rate in turns[name])}" for name in turns
+        )
+        lines.append(f"- In turns, requests/s, of which the ratios are: {told}.")
     again = ratio(targets.get("direct_again", {}), targets.get("direct", {}), "requests_per_second")
     if again:
         lines.append(f"- The provider alone, measured again at the end: {again:.2f} x its first rate.")

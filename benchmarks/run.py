@@ -28,6 +28,7 @@ from benchmarks.service import Aiproxy, Backends, embedded, start_provider, with
 from benchmarks.targets import Direct, LiteLLM, LiteLLMDatabase, Nginx, Portkey, Target, Unavailable, last_line
 
 RESULTS = ROOT / "benchmarks" / "results"
+COMPARED = {"nginx", "aiproxy", "litellm", "litellm_db", "portkey"}
 REDIS_AWAY = re.compile(r"Redis at \S+ is away")  # as proxy/limits/guarded.py says it
 Result = dict[str, Any]
 
@@ -108,8 +109,28 @@ def over_tls(target: Target, plan: Plan, direct: Endpoint) -> Result:
     return result
 
 
+def compare(targets: dict[str, Target], results: dict[str, Result], plan: Plan) -> None:
+    """All up at the same time, the one that is asked alone busy: the ratios are of these rates."""
+    print("  in turns …", flush=True)
+    loads: dict[str, measure.Load] = {}
+    try:
+        for name, target in targets.items():
+            if "unavailable" not in results[name]:
+                target.start()  # which it did before
+                loads[name] = measure.Load(target, plan, slow=results[name]["p50_1_us"] > measure.SLOW_US)
+        with contextlib.ExitStack() as alone:
+            for load in loads.values():
+                alone.enter_context(load.target.alone())
+            for name, rates in measure.in_turns(loads).items():
+                results[name]["turns"] = rates
+    finally:
+        for target in targets.values():
+            target.stop()
+
+
 def everything(directory: Path, plan: Plan, only: set[str]) -> dict[str, Result]:
     results: dict[str, Result] = {}
+    compared: dict[str, Target] = {}
     provider, port, tls_port, root = start_provider(directory, tls=True)
     backends = Backends(directory)
     try:
@@ -120,6 +141,8 @@ def everything(directory: Path, plan: Plan, only: set[str]) -> dict[str, Result]
             if not only or name in only:
                 target = make()
                 results[name] = one(target, plan, more)
+                if name in COMPARED:
+                    compared[name] = target
 
         add("direct", lambda: Direct(directory, port))
         add("nginx", lambda: Nginx(directory, port))
@@ -136,6 +159,7 @@ def everything(directory: Path, plan: Plan, only: set[str]) -> dict[str, Result]
         add("litellm", lambda: LiteLLM(directory, port))
         add("litellm_db", lambda: LiteLLMDatabase(directory, port, backends.database))
         add("portkey", lambda: Portkey(directory, port))
+        compare(compared, results, plan)
         if "direct" in results:
             results["direct_again"] = one(Direct(directory, port), plan)
     finally:

@@ -111,7 +111,7 @@ class Nginx(Target):
         printed = subprocess.run([binary, "-v"], capture_output=True, text=True).stderr
         self.version = printed.partition("/")[2].strip()
         directory = self.directory / "nginx"
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
         directory.chmod(0o777)  # as root its worker is somebody else
         configuration = directory / "nginx.conf"
         configuration.write_text(NGINX.format(directory=directory, provider=self.provider, port=self.port))

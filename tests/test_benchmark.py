@@ -110,6 +110,12 @@ def test_what_was_not_measured_is_neither_kept_nor_missed():
     assert found["… x litellm"] is None
 
 
+def test_a_ratio_is_of_turns_that_followed_each_other():
+    us, peer = {"turns": [100.0, 50.0, 90.0], "requests_per_second": 1.0}, {"turns": [10.0, 5.0, 10.0]}
+    assert report.ratio_in_turns(us, peer) == 10
+    assert report.ratio_in_turns({"requests_per_second": 8.0}, {"requests_per_second": 2.0}) == 4
+
+
 def test_a_peer_that_could_not_run_stands_in_the_table_with_its_reason():
     assert "| LiteLLM | no |" in report.side_by_side(targets())
 
