@@ -82,7 +82,7 @@ def _refusal(policy: Policy, address: str) -> Unauthenticated | Forbidden | None
     """Why the key may not be used, if it may not."""
     if not policy.usable:
         return Unauthenticated("The proxy key is revoked.")
-    if policy.expires_at <= time.time():
+    if policy.expires_at is not None and policy.expires_at <= time.time():
         return Unauthenticated("The proxy key has expired.")
     if not policy.may_proxy:
         return Forbidden(

@@ -106,7 +106,7 @@ class Exchange:
         self._policy: Policy | None = None
         self._ask: Ask | None = None
         self._sent: bytes | Upload = b""  # the request's body
-        self._arrived = 0.0  # when all of that was here
+        self._arrived = self.began  # when all of that was here
         self._is_event_stream = False  # as its provider answered
         self._limits = b""  # what the answer's head says of them
         self._passed: Headers = []  # what of the provider's head the client is told
@@ -167,11 +167,13 @@ class Exchange:
         body: bytes | Upload | None
         if endpoint.max_form and is_form(caller.fields):
             body = await Upload(self._body, cycle, max_bytes=endpoint.max_form).begin(caller.fields)
+            self._arrived = time.monotonic()
         else:
             body = self._body.take(cycle)
             if body is None:
                 body = await self._body.read(cycle)
-        self._sent, self._arrived = body, time.monotonic()
+                self._arrived = time.monotonic()
+        self._sent = body
         cycle.on_disconnect(self._left)
         refusal: ProxyError | None = None
         try:

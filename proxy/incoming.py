@@ -102,6 +102,10 @@ def address_of(runtime: Runtime, scope: Scope, fields: Fields) -> str:
     return client_address(peer, forwarded, runtime.trusted)
 
 
+def _too_many() -> Unavailable:
+    return Unavailable("Too many large requests are under way. Try again.", code="overloaded", retry_after_ms=1000)
+
+
 class Body:
     """A request's body; counts against the worker's total until it is released."""
 
@@ -115,9 +119,13 @@ class Body:
         """The body, if all of it is here; else `read` it. Raises as that does."""
         body = cycle.whole_body()
         if body is not None:
-            self.hold(len(body))
-            if self._size > self._runtime.max_body:
+            self._size = size = len(body)
+            runtime = self._runtime
+            runtime.bodies += size
+            if size > runtime.max_body:
                 raise self._too_large()
+            if runtime.bodies > runtime.max_bodies:
+                raise _too_many()
         return body
 
     async def read(self, cycle: Cycle) -> bytes:
@@ -142,9 +150,7 @@ class Body:
         self._size += size
         self._runtime.bodies += size
         if self._runtime.bodies > self._runtime.max_bodies:
-            raise Unavailable(
-                "Too many large requests are under way. Try again.", code="overloaded", retry_after_ms=1000
-            )
+            raise _too_many()
 
     def release(self) -> None:
         self._runtime.bodies -= self._size

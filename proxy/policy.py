@@ -82,7 +82,7 @@ class Policy:
     verifier: bytes
     usable: bool  # neither revoked nor of a disabled user
     may_proxy: bool  # their e-mail address is verified, or need not be
-    expires_at: float  # unix seconds
+    expires_at: float | None  # unix seconds
     allowed_models: tuple[str, ...]  # empty: all; a trailing `*` matches a prefix
     networks: tuple[IPv4Network | IPv6Network, ...]  # empty: anywhere
     max_tokens: int | None
@@ -323,7 +323,7 @@ def read_policy(key_id: str) -> Policy | None:
         verifier=bytes(key.verifier),
         usable=key.revoked_at is None and user.is_active,
         may_proxy=user.email_verified or settings.AIPROXY_UNVERIFIED_MAY_PROXY,
-        expires_at=key.expires_at.timestamp() if key.expires_at else float("inf"),
+        expires_at=key.expires_at.timestamp() if key.expires_at else None,
         allowed_models=tuple(key.allowed_models),
         networks=tuple(ip_network(network) for network in key.ip_allowlist),
         max_tokens=key.max_tokens,
