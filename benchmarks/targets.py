@@ -14,6 +14,7 @@ import sys
 import urllib.request
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from hashlib import sha256
 from pathlib import Path
 
 from benchmarks.client import Endpoint
@@ -21,7 +22,11 @@ from benchmarks.machine import TARGET
 from benchmarks.processes import OPENER, Running
 from tests.servers import free_port
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aiproxy-bench"
+# Of this very interpreter: another one's build is another figure.
+CACHE = Path(
+    os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache",
+    f"aiproxy-bench/python-{sha256(f'{sys.version}{sys.base_prefix}'.encode()).hexdigest()[:12]}",
+)
 VERSIONS = {"litellm": "1.106.2", "portkey": "1.15.2"}
 
 
