@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -15,6 +15,7 @@ from accounts.keys import issue
 from accounts.models import ProxyKey, User
 from proxy.app import DataPlane
 from proxy.server import ProxyProtocol
+from proxy.tests.limits_redis import RedisServer
 from proxy.tests.provider import Provider
 from usage.models import ProxyRequest
 from usage.shipper import Shipper
@@ -124,3 +125,11 @@ def rows(plane: DataPlane) -> Callable[[], list[ProxyRequest]]:
         return await asyncio.to_thread(ship)
 
     return shipped
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    """A Redis of the test's own."""
+    server = RedisServer()
+    yield server
+    server.remove()

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -16,13 +16,6 @@ from proxy.tests.limits_redis import PATIENCE, RedisServer, until
 USER = (Limit("user:a", rpm=100),)
 PARALLEL = (Limit("user:p", tpm=1_000, max_parallel=1),)
 KEYS = ("aiproxy:epoch:key:1",)
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    server = RedisServer()
-    yield server
-    server.remove()
 
 
 @pytest.fixture
