@@ -13,7 +13,7 @@ from whitenoise.middleware import WhiteNoiseMiddleware
 from whitenoise.responders import StaticFile
 
 from accounts import addresses
-from accounts.ids import uuid7
+from accounts.ids import new_id
 from aiproxy import errors, health, logs, metrics
 from audit import origin
 
@@ -40,7 +40,7 @@ def request_id(get_response: View) -> View:
     """Names each request: in its log lines, and for its client in `x-request-id`."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
-        name = str(uuid7())
+        name = new_id().decode()
         request.META[errors.REQUEST_ID] = name
         logs.request_id.set(name)  # stays: Django logs refusals after the last middleware
         response = get_response(request)

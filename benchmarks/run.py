@@ -116,7 +116,7 @@ def compare(targets: dict[str, Target], results: dict[str, Result], plan: Plan) 
     try:
         for name, target in targets.items():
             if "unavailable" not in results[name]:
-                target.start()  # which it did before
+                target.start()
                 loads[name] = measure.Load(target, plan, slow=results[name]["p50_1_us"] > measure.SLOW_US)
         with contextlib.ExitStack() as alone:
             for load in loads.values():

@@ -39,7 +39,7 @@ async def admit(runtime: Runtime, caller: Caller, policy: Policy, request_id: by
                 limiter.settle(ask, 0)
                 raise
             if admission.verdict == "ok":
-                if current and (policy.used_up is None or not _is_over(policy.used_up)):
+                if current and (policy.used_up is None or not _is_used_up(policy.used_up)):
                     return policy, ask, limit_fields(admission)
                 limiter.settle(ask, 0)
                 if current and policy.used_up is not None:
@@ -50,8 +50,7 @@ async def admit(runtime: Runtime, caller: Caller, policy: Policy, request_id: by
     raise Unavailable("This key's settings are changing too fast. Try again.", retry_after_ms=1000)
 
 
-def _is_over(standing: Standing) -> bool:
-    """Its limit, until that is whole again."""
+def _is_used_up(standing: Standing) -> bool:
     return time.time() < standing.until.timestamp()
 
 

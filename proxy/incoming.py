@@ -122,10 +122,10 @@ class Body:
             self._size = size = len(body)
             runtime = self._runtime
             runtime.bodies += size
-            if size > runtime.max_body:
-                raise self._too_large()
             if runtime.bodies > runtime.max_bodies:
                 raise _too_many()
+            if size > runtime.max_body:
+                raise self._too_large()
         return body
 
     async def read(self, cycle: Cycle) -> bytes:

@@ -119,9 +119,8 @@ class _Reader(Generic[T]):
         self._long = [(name, re.compile(f'"{name}"{_BLANK}:{_BLANK}'.encode()).search) for name in long]
 
     def __call__(self, body: bytes) -> T:
-        decode = self._decode
         try:
-            request = decode(body)
+            request = self._decode(body)
         except msgspec.ValidationError as error:
             raise _wrong_field(error) from error
         except UNREADABLE as error:
@@ -143,8 +142,7 @@ class _Reader(Generic[T]):
         """Whether a name stands more than once in the body, or might in escapes of ASCII letters."""
         if body.find(b"\\u00") >= 0 and _ESCAPED_LETTER.search(body) is not None:
             return True
-        names_in = self._names_in
-        found = names_in(body)
+        found = self._names_in(body)
         return len(set(found)) < len(found)
 
     def _refuse_twice(self, body: bytes) -> None:
