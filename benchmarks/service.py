@@ -106,8 +106,7 @@ class Aiproxy(Target):
             self.shipper.process.send_signal(signal.SIGCONT)
 
     def worker(self) -> int:
-        assert self.running is not None
-        [pid] = self.service.children(self.running.process.pid)
+        [pid] = self.service.worker_pids()
         return pid
 
     def worker_mb(self) -> float:

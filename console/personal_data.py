@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from axes.models import AccessAttempt, AccessFailureLog, AccessLog
 from django.contrib.auth import logout
@@ -52,22 +52,19 @@ class Export(APIView):
         record(Action.EXPORT, request.user, note="own data")
         name = f"aiproxy-{timezone.now():%Y-%m-%d}.json"
         headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
-        return export.Download(_document(request.user), content_type="application/json", headers=headers)
+        return export.Download(_document, request.user.pk, content_type="application/json", headers=headers)
 
 
-def _document(user: User) -> Iterator[str]:
+def _document(user_id: UUID) -> Iterator[bytes]:
     """Everything but the requests at once, then those page by page, newest first."""
+    user = User.objects.get(pk=user_id)
     head = json.dumps(_without_requests(user), cls=DjangoJSONEncoder)
-    yield head[:-1] + ', "requests": ['
-    comma = ""
-    for page in export.pages(ProxyRequest.objects.of_user(user.pk)):
-        rows = (
-            {name: value for name, value in zip(export.FIELDS, row, strict=True) if name not in export.OURS}
-            for row in page
-        )
-        yield comma + ",\n".join(json.dumps(row, cls=DjangoJSONEncoder) for row in rows)
-        comma = ",\n"
-    yield "]}\n"
+    yield head[:-1].encode() + b', "requests": ['
+    comma = b""
+    for page in export.pages(ProxyRequest.objects.of_user(user_id).query, export.OWN_FIELDS):
+        yield comma + b",\n".join(export.json_of(export.OWN_FIELDS, row) for row in page)
+        comma = b",\n"
+    yield b"]}\n"
 
 
 def _without_requests(user: User) -> dict[str, Any]:

@@ -167,5 +167,5 @@ class Csv(LoginRequiredMixin, View):
         record(Action.EXPORT, request.user, note="own requests")
         name = f"aiproxy-requests-{timezone.now():%Y-%m-%d}.csv"
         headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
-        rows = export.as_own_csv(Filters(request.user, request.GET).rows())
-        return export.Download(rows, content_type="text/csv; charset=utf-8", headers=headers)
+        rows = Filters(request.user, request.GET).rows()
+        return export.Download(export.as_own_csv, rows.query, content_type="text/csv; charset=utf-8", headers=headers)

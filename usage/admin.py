@@ -244,7 +244,7 @@ class ProxyRequestAdmin(ShippedAdmin):
             raise PermissionDenied
         if format not in export.FORMATS:
             raise Http404
-        content_type, pieces = export.FORMATS[format]
+        content_type, make = export.FORMATS[format]
         try:
             rows = self.get_changelist_instance(request).queryset
         except IncorrectLookupParameters:
@@ -252,7 +252,7 @@ class ProxyRequestAdmin(ShippedAdmin):
         record(Action.EXPORT, name="requests", note=f"{format}, {request.GET.urlencode() or 'no filter'}")
         name = f"requests-{timezone.now():%Y%m%d-%H%M%S}.{format}"
         headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
-        return export.Download(pieces(rows), content_type=content_type, headers=headers)
+        return export.Download(make, rows.query, content_type=content_type, headers=headers)
 
 
 def _key_shown(keys: dict[UUID, ApiKey] | None, id: str | None) -> SafeString | str:

@@ -9,25 +9,32 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+import msgspec
 from asgiref.sync import sync_to_async
-from django.core.serializers.json import DjangoJSONEncoder
-from django.db.models import QuerySet
+from django.db.models.sql import Query
 from django.http import StreamingHttpResponse
 
 from accounts.models import User
-from usage.models import ProxyRequest
+from usage import exporter
+from usage.models import ProxyRequest, ProxyRequestQuerySet
 from usage.tables import FORMULA
 
 PAGE = 2_000
 FIELDS = [field.attname for field in ProxyRequest._meta.concrete_fields]
+OWN_FIELDS = [name for name in FIELDS if name not in {"user_id", "writer"}]  # for the user whose rows they are
 _HEAD = ["email", *FIELDS]
-OURS = {"user_id", "writer"}  # of no use to the user whose rows they are
 
 Row = tuple[Any, ...]
 
 
 class Download(StreamingHttpResponse):
-    """Under ASGI Django reads a plain iterator to its end before it sends anything; here each piece goes when it is."""
+    """What `make(*args)` yields, made in the exporter (usage/exporter.py).
+
+    Under ASGI Django reads a plain iterator to its end before it sends anything; here each piece goes when it is.
+    """
+
+    def __init__(self, make: exporter.Make, *args: Any, **response: Any) -> None:
+        super().__init__(exporter.pieces(make, *args), **response)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         pieces = iter(self)
@@ -36,51 +43,52 @@ class Download(StreamingHttpResponse):
             yield piece
 
 
-def as_csv(rows: QuerySet[ProxyRequest]) -> Iterator[str]:
+def as_csv(query: Query) -> Iterator[bytes]:
     yield _csv_lines([tuple(_HEAD)])
-    yield from map(_csv_lines, _pages(rows))
+    yield from map(_csv_lines, _pages(query))
 
 
-def as_own_csv(rows: QuerySet[ProxyRequest]) -> Iterator[str]:
-    """For the user whose rows they are."""
-    shown = [place for place, name in enumerate(FIELDS) if name not in OURS]
-    yield _csv_lines([tuple(FIELDS[place] for place in shown)])
-    for page in pages(rows):
-        yield _csv_lines([tuple(row[place] for place in shown) for row in page])
+def as_own_csv(query: Query) -> Iterator[bytes]:
+    yield _csv_lines([tuple(OWN_FIELDS)])
+    yield from map(_csv_lines, pages(query, OWN_FIELDS))
 
 
-def as_json_lines(rows: QuerySet[ProxyRequest]) -> Iterator[str]:
-    for page in _pages(rows):
-        yield "".join(json.dumps(dict(zip(_HEAD, row, strict=True)), cls=DjangoJSONEncoder) + "\n" for row in page)
+def as_json_lines(query: Query) -> Iterator[bytes]:
+    for page in _pages(query):
+        yield b"".join(json_of(_HEAD, row) + b"\n" for row in page)
 
 
-FORMATS: dict[str, tuple[str, Callable[[QuerySet[ProxyRequest]], Iterator[str]]]] = {
+def json_of(fields: list[str], row: Row) -> bytes:
+    return msgspec.json.encode(dict(zip(fields, row, strict=True)))
+
+
+FORMATS: dict[str, tuple[str, Callable[[Query], Iterator[bytes]]]] = {
     "csv": ("text/csv; charset=utf-8", as_csv),
     "jsonl": ("application/x-ndjson", as_json_lines),
 }
 
 
-def _pages(rows: QuerySet[ProxyRequest]) -> Iterator[list[Row]]:
+def _pages(query: Query) -> Iterator[list[Row]]:
     user_at = FIELDS.index("user_id")
-    for page in pages(rows):
+    for page in pages(query, FIELDS):
         emails = dict(User.objects.filter(pk__in={row[user_at] for row in page}).values_list("pk", "email"))
         yield [(emails.get(row[user_at], ""), *row) for row in page]
 
 
-def pages(rows: QuerySet[ProxyRequest]) -> Iterator[list[Row]]:
-    """FIELDS of each row. A page is a query of its own: none holds a transaction open for as long as a client reads."""
-    id_at, time_at = (FIELDS.index(name) for name in ("id", "created_at"))
-    following = rows
-    while page := list(following.values_list(*FIELDS)[:PAGE]):
+def pages(query: Query, fields: list[str]) -> Iterator[list[Row]]:
+    """A page is a query of its own: none holds a transaction open for as long as a client reads."""
+    id_at, time_at = (fields.index(name) for name in ("id", "created_at"))
+    following = rows = ProxyRequestQuerySet(ProxyRequest, query)
+    while page := list(following.values_list(*fields)[:PAGE]):
         yield page
         last = page[-1]
         following = rows.filter(id__lt=last[id_at], created_at__lte=last[time_at])
 
 
-def _csv_lines(rows: list[Row]) -> str:
+def _csv_lines(rows: list[Row]) -> bytes:
     text = io.StringIO()
     csv.writer(text).writerows([_inert(value) for value in row] for row in rows)
-    return text.getvalue()
+    return text.getvalue().encode()
 
 
 def _inert(value: Any) -> Any:

@@ -139,10 +139,10 @@ def test_it_serves_warns_of_migrations_and_ends_without_a_trace(serve):
     assert served.ask(b"livez").status == 200
     assert served.ask(b"readyz").status == 503
     served.line("migrations are pending: run `manage.py migrate`")
-    served.line("The shipper process has begun")
-    served.line("The metrics process has begun")
+    for name in ("exporter", "shipper", "metrics"):
+        served.line(f"The {name} process has begun")
     family = served.children()
-    assert len(family) == 3
+    assert len(family) == 4
     until(lambda: answers(port, b"metrics"))
     open_files = map(os.readlink, Path(f"/proc/{served.process.pid}/fd").iterdir())
     [metrics] = {Path(name).parent for name in open_files if PREFIX in name}

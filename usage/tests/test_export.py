@@ -90,7 +90,7 @@ def test_it_is_written_down(exporter):
 def test_an_asynchronous_server_gets_it_piece_by_piece(monkeypatch):
     monkeypatch.setattr(export, "PAGE", 1)
     ids = sorted([record(), record()], reverse=True)
-    download = export.Download(export.as_json_lines(ProxyRequest.objects.order_by("-id")))
+    download = export.Download(export.as_json_lines, ProxyRequest.objects.order_by("-id").query)
 
     async def read():
         return [json.loads(piece)["id"] async for piece in download]

@@ -112,13 +112,14 @@ class Command(BaseCommand):
 
     def _serve(self, options: dict[str, Any]) -> None:
         from aiproxy.supervisor import Service, SideProcess
+        from usage import exporter
 
         wanted = [(options["host"], options["port"], "Stop what uses it, or choose another: --host, --port.")]
         if settings.AIPROXY_METRICS_PORT:
             wanted.append((settings.AIPROXY_METRICS_HOST, settings.AIPROXY_METRICS_PORT, METRICS_HINT))
         if "GUNICORN_FD" not in os.environ:  # else they are our predecessor's, who told us to start and ends later
             refuse_taken(*wanted)
-        side_processes = []
+        side_processes = [SideProcess("exporter", exporter.open_channel().serve)]
         if not options["no_shipper"]:
             side_processes.append(SideProcess("shipper", ship))
         if settings.AIPROXY_METRICS_PORT:
