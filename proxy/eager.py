@@ -87,6 +87,7 @@ class EagerTask:
 
     def _completed(self, future: "asyncio.Future[Any]") -> None:
         if future is self._awaited:
+            del future  # what it failed by knows its frames, and would know this one: a cycle
             self.go_on()
 
     def _failed(self, error: BaseException) -> None:

@@ -515,6 +515,7 @@ async def test_it_needs_no_collector_to_forget_a_body_that_went_nowhere(pool):
         with contextlib.suppress(ConnectFailed):
             await pool.send(nobody.origin, b"POST", b"/", (), Stream(body, 1))
         del body
+        await turns()
         assert known() is None
     finally:
         gc.enable()
