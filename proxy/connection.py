@@ -206,7 +206,7 @@ class Connection(asyncio.BufferedProtocol):
         self.reading_paused = False
         self.on_free: Callable[[Connection], None] | None = None
         self.on_lost: Callable[[Connection], None] | None = None
-        self._parser: Any = httptools.HttpResponseParser(self)
+        self._parser: Any = None
         self._poll = select.poll()
         self._transport: Any = None
         self._tls: ssl.SSLObject | None = None
@@ -410,6 +410,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        self._parser = httptools.HttpResponseParser(self)
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
         self._tls = transport.get_extra_info("ssl_object")
         if self._tls is not None:
@@ -487,7 +488,8 @@ class Connection(asyncio.BufferedProtocol):
             self.fail(WriteFailed(why, request_sent=True))
         else:
             self.fail(Disconnected(why, request_sent=True))
-        self._parser = None  # it holds our bound methods: a cycle
+        # They know us, that of TLS with 256 KiB of its own: what is no cycle needs no collector.
+        self._parser = self._transport = self._tls = None
         if self.on_lost is not None:
             self.on_lost(self)
 

@@ -125,7 +125,7 @@ class Cycle:
     def _ended(self, error: BaseException | None) -> None:
         """The application has returned, or raised this."""
         self._protocol.tasks.discard(self.task)  # type: ignore[arg-type]
-        self.task = self._when_left = None
+        self.task = self._when_left = self._waiter = None  # they know us: what is no cycle needs no collector
         if isinstance(error, Exception) and not isinstance(error, ClientGone):
             logger.error("The application failed", exc_info=error)
         elif error is None and not self.response_started and not self.disconnected:

@@ -478,6 +478,19 @@ def test_it_needs_no_collector_to_forget_a_connection(serve):
         gc.enable()
 
 
+def test_it_needs_no_collector_to_forget_a_client_that_left_within_its_body(serve, stage):
+    server = serve()
+    gc.disable()
+    try:
+        with server.client() as client:
+            client.send(POST % (b"watch", 9) + b"x")
+            assert stage.told.get(timeout=5) == "watching"
+            known = [weakref.ref(connection) for connection in server.server.server_state.connections]
+        assert any(not any(ref() for ref in known) for _ in range(1000) if server.ask(GET % b"ok"))
+    finally:
+        gc.enable()
+
+
 def test_it_leaves_descriptors_for_providers():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))

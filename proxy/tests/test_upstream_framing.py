@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import ssl
+import weakref
 
 import pytest
 import trustme
@@ -325,3 +327,19 @@ async def test_it_survives_garbage_of_every_shape(pool):
             await turns(10)  # until the peer has closed
         assert len(peer.requests) == count
     assert pool.idle_connections == 0
+
+
+@on_both_loops
+@pytest.mark.parametrize("answer", [LENGTH, LENGTH[:-1]], ids=["whole", "cut"])
+async def test_it_needs_no_collector_to_forget_a_connection_with_tls(pool, server_tls, answer):
+    gc.disable()
+    try:
+        async with serving(answering(answer), tls=server_tls, host="localhost") as peer:
+            response = await ask(pool, peer.origin)
+            known = [weakref.ref(connection) for connection in pool._connections]
+            response.abort()
+            await pool.close()
+        await turns()
+        assert [ref() for ref in known] == [None]
+    finally:
+        gc.enable()
