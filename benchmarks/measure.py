@@ -111,7 +111,7 @@ def in_turns(loads: dict[str, Load]) -> dict[str, list[float]]:
     for load in loads.values():
         load.run(question.PLAIN, 1)
     rates: dict[str, list[float]] = {name: [] for name in loads}
-    for _ in range(min(load.plan.turns for load in loads.values())):
+    for _ in range(min((load.plan.turns for load in loads.values()), default=0)):
         for name, load in loads.items():
             report, _ = load.run(question.PLAIN, load.plan.plain)
             rates[name].append(report.rate)

@@ -111,9 +111,10 @@ def checks(targets: dict[str, Result]) -> list[tuple[str, str, str, bool | None]
     most("CPU a streamed chunk, one by one", us.get("stream_cpu_us_per_chunk"), 20, "{:.1f} µs")
     most("first chunk later by, p50", less(us, direct, "first_chunk_p50_us"), 500, "{:,.0f} µs")
     most("any chunk later by, p99 (no coalescing)", less(us, direct, "chunk_under_way_p99_us"), 2000, "{:,.0f} µs")
-    soak = f"{us.get('soak_requests', 0):,.0f} requests, {us.get('soak_leavers', 0):,.0f} clients that leave"
-    most(f"memory of a worker after {soak}", us.get("worker_after_leavers_mb"), 150, "{:.0f} MB")
-    most("… its change since a tenth of the soak", drift(us), 0.05, "{:.1%}")
+    for title, one in (("", us), (", TLS to the provider", tls)):
+        soak = f"{one.get('soak_requests', 0):,.0f} requests, {one.get('soak_leavers', 0):,.0f} clients that leave"
+        most(f"memory of a worker after {soak}{title}", one.get("worker_after_leavers_mb"), 150, "{:.0f} MB")
+        most("… its change since a tenth of the soak", drift(one), 0.05, "{:.1%}")
     most("exec to the first 200 on /health", us.get("start_seconds"), 1.5, "{:.2f} s")
     most("a killed worker is replaced", us.get("respawn_seconds"), 0.2, "{:.3f} s")
     most("event loop: timers more than 50 ms late, mixed load", us.get("mixed_lag_over_50_ms"), 0, "{:.0f}")

@@ -95,7 +95,7 @@ def thorough(plan: Plan) -> Callable[[Target, Result], None]:
     return more
 
 
-def over_tls(target: Target, plan: Plan, direct: Endpoint) -> Result:
+def over_tls(target: Aiproxy, plan: Plan, direct: Endpoint) -> Result:
     print(f"  {target.title} …", flush=True)
     result: Result = {"title": target.title, "load_average": load_average()}
     try:
@@ -103,6 +103,7 @@ def over_tls(target: Target, plan: Plan, direct: Endpoint) -> Result:
         result["direct"] = measure.lone(direct, plan)
         with target.alone():
             result |= measure.lone(target.endpoint, plan) | measure.plain(measure.Load(target, plan))
+        result |= measure.soak(target, plan, result["requests_per_second"])
     finally:
         target.stop()
     print(f"    {report.brief(result)}", flush=True)
