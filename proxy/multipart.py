@@ -5,7 +5,10 @@ content of a file must not be a second `model` to the provider: lines end with C
 boundary or after the last, and the boundary occurs nowhere else. Knows no sockets and no Django.
 """
 
+from __future__ import annotations
+
 import re
+from collections.abc import Callable
 
 from proxy.errors import BadRequest
 
@@ -46,7 +49,7 @@ class Form:
 
     def __init__(self, boundary: bytes) -> None:
         self._delimiter = b"--" + boundary
-        self._state = self._first
+        self._state: Callable[[Form], bool] = Form._first  # not bound: what is no cycle needs no collector
         self._rest = b""  # what waits for more
         self._offset = 0  # of `_rest` in the body
         self._end = 0  # of the last part's head
@@ -58,7 +61,7 @@ class Form:
 
     def feed(self, data: bytes) -> None:
         self._rest += data
-        while self._state():
+        while self._state(self):
             pass
 
     def finish(self) -> None:
@@ -79,7 +82,7 @@ class Form:
             return False
         if self._take(len(self._delimiter)) != self._delimiter:
             raise _bad("The form does not begin with its boundary.")
-        self._state = self._behind
+        self._state = Form._behind
         return True
 
     def _behind(self) -> bool:
@@ -88,9 +91,9 @@ class Form:
             return False
         follows = self._take(2)
         if follows == b"\r\n":
-            self._state = self._head
+            self._state = Form._head
         elif follows == b"--":
-            self._state, self.complete = self._epilogue, True
+            self._state, self.complete = Form._epilogue, True
         else:
             raise _bad("A boundary in the form is not followed by a line end.")
         return True
@@ -108,7 +111,7 @@ class Form:
         if self._model and self.model is not None:
             raise BadRequest("model occurs twice in the form.", param="model", code="duplicate_parameter")
         self._end = self._offset
-        self._state = self._content
+        self._state = Form._content
         return True
 
     def _content(self) -> bool:
@@ -126,7 +129,7 @@ class Form:
             self.model = _text(content[:-2])
             self.span = (self._end, self._offset - 2)
         self._take(len(self._delimiter))
-        self._state = self._behind
+        self._state = Form._behind
         return True
 
     def _epilogue(self) -> bool:

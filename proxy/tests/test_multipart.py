@@ -1,5 +1,7 @@
 """Forms read in pieces: the model, and where it stands. What could be read in two ways is refused."""
 
+import gc
+
 import pytest
 
 from proxy.errors import BadRequest
@@ -154,3 +156,13 @@ def test_it_refuses_a_content_type_that_is_no_form(content_type):
     with pytest.raises(BadRequest) as refused:
         boundary_of(content_type)
     assert refused.value.code == "invalid_multipart"
+
+
+def test_it_needs_no_collector_to_forget_a_form():
+    gc.collect()
+    gc.disable()
+    try:
+        assert read(form((MODEL, b"whisper-1"))).complete
+        assert not [known for known in gc.get_objects() if type(known) is Form]
+    finally:
+        gc.enable()
