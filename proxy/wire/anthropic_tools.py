@@ -58,7 +58,7 @@ def tools_and_choice(chat: Chat, can: Capabilities, conversation: Conversation, 
         choice = {"type": "auto"} if len(tools) == 1 or chat.tool_choice is None else choice
     if answer is not None:
         tools, choice = _answer_by_tool(tools, choice, answer)
-    elif chat.parallel_tool_calls is False and tools and choice["type"] != "none":
+    if chat.parallel_tool_calls is False and tools and choice["type"] != "none":
         choice = {**choice, "disable_parallel_tool_use": True}
     if not tools:
         return {}
