@@ -102,9 +102,16 @@ def test_it_replaces_stream_options_that_say_no():
     assert b"12345678901234567890123" in sent
 
 
-def test_it_refuses_a_body_whose_names_are_not_utf_8():
+def test_it_asks_for_usage_beside_what_else_the_client_says_of_its_stream():
+    body = b'{"model":"m","stream":true,"stream_options":{"include_obfuscation":false}}'
+    sent = json.loads(wire.encode(body, Call("m", stream=True), "m", None))
+    assert sent["stream_options"] == {"include_obfuscation": False, "include_usage": True}
+
+
+@pytest.mark.parametrize("field", [b'"\xff":1', b'"stream_options":{"\xff":1}'])
+def test_it_refuses_a_body_whose_names_are_not_utf_8(field):
     with pytest.raises(BadRequest):
-        wire.encode(b'{"model":"openai/m","\xff":1}', Call("openai/m"), "m", None)
+        wire.encode(b'{"model":"openai/m",%b}' % field, Call("openai/m", stream=True), "m", None)
 
 
 def test_it_leaves_a_body_alone_that_needs_nothing():

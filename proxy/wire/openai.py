@@ -11,7 +11,7 @@ from proxy import sse
 from proxy.errors import BadRequest, ProviderAnswer, ProviderKeyRejected, ProxyError
 from proxy.wire import UNREADABLE, Call, Usage, Wire
 from proxy.wire.counts import Count, decoded
-from proxy.wire.fields import word
+from proxy.wire.fields import decode, word
 from proxy.wire.stream import StreamDecoder
 
 _TARGETS = {"chat.completions": "/chat/completions", "embeddings": "/embeddings", "models": "/models"}
@@ -83,7 +83,7 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def with_fields(body: bytes, fields: dict[str, bytes]) -> bytes:
-    """The JSON object with these fields set; every other field keeps its bytes."""
+    """The JSON object with these fields set, an object beside what it holds already; all else keeps its bytes."""
     try:
         present = _decode_fields(body)
     except UNREADABLE as error:
@@ -92,7 +92,13 @@ def with_fields(body: bytes, fields: dict[str, bytes]) -> bytes:
         added = b",".join(msgspec.json.encode(name) + b":" + value for name, value in fields.items())
         head = body.rstrip()[:-1]
         return head + (b"," if present else b"") + added + b"}"
-    return msgspec.json.encode(present | {name: msgspec.Raw(value) for name, value in fields.items()})
+    return msgspec.json.encode(present | {name: _beside(present.get(name), value) for name, value in fields.items()})
+
+
+def _beside(said: msgspec.Raw | None, value: bytes) -> msgspec.Raw:
+    if said is not None and bytes(said).startswith(b"{") and value.startswith(b"{"):
+        value = msgspec.json.encode(decode(said, dict[str, msgspec.Raw]) | _decode_fields(value))
+    return msgspec.Raw(value)
 
 
 def target(endpoint: str, model: str, stream: bool) -> str:
