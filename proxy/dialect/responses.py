@@ -12,6 +12,7 @@ from proxy.dialect.responses_request import in_our_words, to_chat
 from proxy.dialect.responses_stream import Encoder, Message
 from proxy.errors import ProxyError, UpstreamBroken
 from proxy.wire import UNREADABLE, Call, Decoder, openai_responses
+from proxy.wire.fields import word
 
 
 class _Choice(msgspec.Struct):
@@ -42,7 +43,7 @@ def answer(body: bytes, call: Call) -> bytes:
     for number, tool_call in enumerate(message.tool_calls or ()):
         tool_call.index = number
     for block in message.thinking_blocks or ():  # each stands behind its own reasoning
-        encoder.say(Message(reasoning_content=block.get("thinking"), thinking_blocks=[block]))
+        encoder.say(Message(reasoning_content=word(block.get("thinking")), thinking_blocks=[block]))
     if message.thinking_blocks:
         message.thinking_blocks = message.reasoning_content = None
     encoder.say(message)

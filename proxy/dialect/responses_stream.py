@@ -33,6 +33,25 @@ class _ToolCall(msgspec.Struct):
     extra_content: Json | None = None
 
 
+class _Citation(msgspec.Struct):
+    start_index: int = 0
+    end_index: int = 0
+    title: str | None = None
+    url: str = ""
+
+
+class _Annotation(msgspec.Struct):
+    url_citation: _Citation | None = None
+
+
+class _Address(msgspec.Struct):
+    url: str = ""
+
+
+class _Image(msgspec.Struct):
+    image_url: _Address
+
+
 class Message(msgspec.Struct):
     """A delta of a chunk, or the message of a plain answer."""
 
@@ -40,8 +59,8 @@ class Message(msgspec.Struct):
     refusal: str | None = None
     reasoning_content: str | None = None
     thinking_blocks: list[Json] | None = None
-    annotations: list[Json] | None = None
-    images: list[Json] | None = None
+    annotations: list[_Annotation] | None = None
+    images: list[_Image] | None = None
     tool_calls: list[_ToolCall] | None = None
     extra_content: Json | None = None
 
@@ -189,7 +208,8 @@ class Encoder:
     def _rest(self, delta: Message) -> bytes:
         said = b""
         for annotation in delta.annotations or ():
-            said += self._annotate(annotation)
+            if annotation.url_citation is not None:
+                said += self._annotate(annotation.url_citation)
         if delta.refusal:
             self._refused = True
             said += self._text(_REFUSAL, delta.refusal)
@@ -241,16 +261,17 @@ class Encoder:
             part.frame + b".done", item.part_at + b',"part":' + item.parts[-1]
         )
 
-    def _annotate(self, annotation: Json) -> bytes:
+    def _annotate(self, found: _Citation) -> bytes:
         """Chat completions count from the first text on, a Response within its part."""
-        item, found = self._item, annotation.get("url_citation")
-        if item is None or item.part is not _TEXT or not isinstance(found, dict):
+        item = self._item
+        if item is None or item.part is not _TEXT:
             return b""
-        place = {name: found.get(name, 0) - self._characters for name in ("start_index", "end_index")}
+        start, end = found.start_index - self._characters, found.end_index - self._characters
+        said = {"type": "url_citation", "start_index": start, "end_index": end}
         number = len(item.annotations)
-        item.annotations.append(_encode({"type": "url_citation", **found, **place}))
-        said = b'%b,"annotation_index":%d,"annotation":%b' % (item.part_at, number, item.annotations[-1])
-        return self._event(b"response.output_text.annotation.added", said)
+        item.annotations.append(_encode({**said, "title": found.title or "", "url": found.url}))
+        added = b'%b,"annotation_index":%d,"annotation":%b' % (item.part_at, number, item.annotations[-1])
+        return self._event(b"response.output_text.annotation.added", added)
 
     def _sign(self, signed: Signed) -> bytes:
         """What the client has to send back: with the reasoning that it stands behind, or by itself."""
@@ -259,8 +280,8 @@ class Encoder:
         self._item.fields["encrypted_content"] = signed.sealed()
         return said + self._close("completed")
 
-    def _image(self, image: Json) -> bytes:
-        head, _, data = str((image.get("image_url") or {}).get("url", "")).partition(";base64,")
+    def _image(self, image: _Image) -> bytes:
+        head, _, data = image.image_url.url.partition(";base64,")
         fields = {"result": data, "output_format": head.rpartition("/")[2]}
         return self._open("image_generation_call", "ig", fields) + self._close("completed")
 

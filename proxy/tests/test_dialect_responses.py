@@ -244,6 +244,21 @@ def test_it_fails_at_a_chunk_that_it_cannot_read(chunk):
         started()[0].feed(chunk)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"annotations": [{"type": "url_citation", "url_citation": {"start_index": None, "end_index": 2}}]},
+        {"images": [{"type": "image_url", "image_url": "data:image/png;base64,AA=="}]},
+    ],
+)
+def test_it_fails_at_a_message_that_it_cannot_read(odd):
+    said = {"content": "Hi", **odd}
+    with pytest.raises(UpstreamBroken):
+        started()[0].feed(b"data: %b\n\n" % json.dumps({"choices": [{"delta": said}]}).encode())
+    with pytest.raises(UpstreamBroken):
+        responses.answer(json.dumps({"model": "m", "choices": [{"message": said}]}).encode(), call_of())
+
+
 def test_it_fails_where_a_closed_call_goes_on():
     encoder, _ = started()
 
