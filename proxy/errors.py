@@ -4,7 +4,7 @@
     ├── BadRequest 400 ── RequestTooLarge
     ├── Unauthenticated 401
     ├── Forbidden 403
-    ├── NotFound 404, MethodNotAllowed 405, BodyTimeout 408, BodyTooLarge 413
+    ├── NotFound 404, MethodNotAllowed 405, BodyTooLarge 413
     ├── RateLimited 429 ── QuotaUsedUp
     ├── InternalError 500
     ├── Unavailable 503          we cannot take the request now; nothing was sent
@@ -124,12 +124,6 @@ class MethodNotAllowed(ProxyError):
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         return [*super().headers(), (b"allow", self.allowed.encode())]
-
-
-class BodyTimeout(ProxyError):
-    status = 408
-    type = "invalid_request_error"
-    code = "body_timeout"
 
 
 class BodyTooLarge(ProxyError):
