@@ -202,10 +202,10 @@ def _add_thinking(sent: Fields, chat: _Chat, can: Capabilities, conversation: Co
         said = "max" if effort == "xhigh" and not can.highest_efforts else _EFFORTS[effort]
         sent["output_config"] = {"effort": said, **sent.get("output_config", {})}
     elif not conversation.thinking_is_lost:  # it would be refused; the turn goes on without
-        _add_budget(sent, effort, chat, can)
+        _add_budget(sent, effort, chat)
 
 
-def _add_budget(sent: Fields, effort: str, chat: _Chat, can: Capabilities) -> None:
+def _add_budget(sent: Fields, effort: str, chat: _Chat) -> None:
     """The budget is part of max_tokens; OpenAI counts reasoning into its limit just so."""
     budget = min(_BUDGETS[effort], sent["max_tokens"] - 1)
     if budget < _MIN_BUDGET:
