@@ -21,15 +21,18 @@ from proxy.wire.stream import StreamDecoder
 Json = dict[str, Any]
 
 # What a stored key's owner has to settle, and what the content is to blame for; spelt as either API spells them.
-_BILLING = frozenset({"Arrearage", "insufficient_quota", "AllocationQuota.FreeTierOnly"})
+_BILLING = frozenset({"Arrearage", "AllocationQuota.FreeTierOnly"})
 _FILTERED = frozenset({"data_inspection_failed", "DataInspectionFailed"})
 _KEY = frozenset({"invalid_api_key", "InvalidApiKey"})
+# A free quota is used up for good; any other is that of a minute: https://www.alibabacloud.com/help/en/model-studio/rate-limit
+_FREE_QUOTA = "Free allocated quota"
 _STATUS = {
     **dict.fromkeys(("invalid_parameter_error", "InvalidParameter", "Arrearage", *_FILTERED), 400),
     **dict.fromkeys(_KEY, 401),
     **dict.fromkeys(("AccessDenied", "AccessDenied.Unpurchased", "Model.AccessDenied"), 403),
     **dict.fromkeys(("model_not_found", "ModelNotFound"), 404),
-    **dict.fromkeys(("limit_requests", "insufficient_quota", "Throttling", "Throttling.RateQuota"), 429),
+    **dict.fromkeys(("limit_requests", "insufficient_quota"), 429),
+    **dict.fromkeys(("Throttling", "Throttling.RateQuota", "Throttling.AllocationQuota"), 429),
     **dict.fromkeys(("ModelServingError", "ServiceUnavailable"), 503),
 }
 
@@ -205,7 +208,7 @@ def _mapped(status: int, found: Json) -> ProxyError:
         refused = ProviderKeyRejected(f"The provider refuses the stored key: {said}")
         refused.key_refused = True
         return refused
-    if status in {402, 403} or code in _BILLING:
+    if status in {402, 403} or code in _BILLING or said.startswith(_FREE_QUOTA):
         return ProviderKeyRejected(f"The provider does not serve the stored key: {said}", code=code)
     kind = "invalid_request_error" if status < 500 else "server_error"
     param = found.get("param")
