@@ -12,7 +12,7 @@ import msgspec
 from proxy.errors import UpstreamBroken
 from proxy.wire import UNREADABLE, Usage
 from proxy.wire.anthropic_tools import JSON_TOOL
-from proxy.wire.counts import Count
+from proxy.wire.counts import Count, decoded
 
 FINISH_REASONS = {
     "end_turn": "stop",
@@ -159,6 +159,7 @@ class _WithUsage(msgspec.Struct):
 
 
 _decode_tokens = msgspec.json.Decoder(Tokens).decode
+_decode_usage = msgspec.json.Decoder(_WithUsage).decode
 
 
 def tokens(raw: msgspec.Raw) -> Tokens | None:
@@ -170,10 +171,9 @@ def tokens(raw: msgspec.Raw) -> Tokens | None:
 
 
 def usage(body: bytes) -> Usage | None:
-    try:
-        found = tokens(msgspec.json.decode(body, type=_WithUsage).usage)
-    except UNREADABLE:
-        return None
+    """The usage of a plain answer, or of the end of a long one whose beginning is gone; None if it has none."""
+    said = decoded(_decode_usage, body)
+    found = tokens(said.usage) if said else None
     return found.usage() if found else None
 
 

@@ -9,8 +9,7 @@ import msgspec
 
 from proxy import sse
 from proxy.wire import UNREADABLE, Call, Usage, Wire
-from proxy.wire import anthropic_answer as answers
-from proxy.wire.anthropic_answer import Tokens, tokens
+from proxy.wire.anthropic_answer import Tokens, tokens, usage
 from proxy.wire.anthropic_errors import native_error, native_stream_error
 from proxy.wire.openai import with_fields
 from proxy.wire.stream import StreamDecoder
@@ -87,11 +86,6 @@ class Decoder(StreamDecoder):
         self._tokens = self._tokens.replaced_by(said) if self._tokens else said
         if event.type == "message_delta":
             self._counted, self.usage = True, self._tokens.usage()
-
-
-def usage(body: bytes) -> Usage | None:
-    """The usage of a plain answer, or of the end of a long one whose beginning is gone; None if it has none."""
-    return answers.usage(body) or answers.usage(b"{" + body[body.rfind(b'"usage"') :])
 
 
 WIRE = Wire(
