@@ -245,7 +245,7 @@ class Exchange:
             response.abort()
 
     def _outgoing(self, lane: Lane) -> Outgoing:
-        """The request for one model, in its provider's dialect. BadRequest names what that cannot honour."""
+        """The request for one model, in its provider's format. BadRequest names what that cannot honour."""
         call, policy, wire, body = self.call, self._policy, lane.wire, self._sent
         assert call is not None and policy is not None and wire is not None
         headers = self._caller.fields.only(wire.request_headers)

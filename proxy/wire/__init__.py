@@ -1,4 +1,4 @@
-"""The wires: one provider's dialect each, as pure functions between OpenAI's format and the provider's.
+"""The wires: one provider's format each, as pure functions between OpenAI's chat completions and that.
 
 A wire does no I/O and knows no Django. `proxy.wires.WIRES` says which providers are spoken.
 """
@@ -68,7 +68,7 @@ class Decoder(Protocol):
 
     `feed` returns bytes for the client; once `complete` is set, `final` holds the event that ends the answer (not
     returned by `feed`: the exchange is recorded before it goes out). `failure` is an error event of the provider.
-    `flush` is called at the clean end of the body, for dialects whose streams end without a last event. `chunks` counts
+    `flush` is called at the clean end of the body, for formats whose streams end without a last event. `chunks` counts
     the events with content so far: about as many tokens.
     """
 
@@ -90,9 +90,8 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    target: Callable[
-        [str, str, bool], str
-    ]  # endpoint, the provider's model name, streamed: the path below its base URL
+    # Endpoint, the provider's model name, streamed: the path below its base URL.
+    target: Callable[[str, str, bool], str]
     encode: Callable[[bytes, Call, str, int | None], bytes]  # body, call, the provider's model name, output cap
     # A plain answer as a whole: in the client's dialect, and its usage; None: bytes and usage stay as they are.
     answer: Callable[[bytes, Call], tuple[bytes, Usage | None]] | None

@@ -1,4 +1,4 @@
-"""Alibaba's dialect: OpenAI's in its compatible mode, with the differences taken out. Pure.
+"""Alibaba's format: OpenAI's in its compatible mode, with the differences taken out. Pure.
 
 Tool calls go on without empty ids and names, chunks have the keys that strict clients expect, thinking follows
 `reasoning_effort`, and a moderation that ends a stream is an error. Facts:

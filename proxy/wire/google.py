@@ -1,4 +1,4 @@
-"""Google's dialect: the native Gemini API, spoken for clients of OpenAI's chat completions and embeddings.
+"""Google's format: the native Gemini API, spoken for clients of OpenAI's chat completions and embeddings.
 
 The native one: Google's compatible one leaves thoughts out of the count and calls without ids. The key goes into a
 header only. Facts: https://ai.google.dev/api.

@@ -1,4 +1,4 @@
-"""OpenAI's dialect, spoken by the client as well: bytes pass untouched, save what the client did not ask for.
+"""OpenAI's format, spoken by the client as well: bytes pass untouched, save what the client did not ask for.
 
 Facts: https://platform.openai.com/docs/api-reference/chat (request, chunk and usage objects), /docs/guides/error-codes.
 """
