@@ -10,9 +10,10 @@
     ├── Unavailable 503          we cannot take the request now; nothing was sent
     │   └── BreakerOpen          nor does the provider, as it seems
     ├── LoopDetected 508         the request has been here before
-    ├── ProviderKeyMissing, ProviderKeyRejected 424
+    ├── ProviderKeyMissing 424
     └── UpstreamError            what the way to the provider, or the provider, did
         ├── UpstreamUnreachable 502, UpstreamBroken 502, UpstreamTimeout 504
+        ├── ProviderKeyRejected 424
         └── ProviderAnswer       a complete error answer, passed on
 
 The class carries `status`, `type`, `code` and `retryable`; the instance the message and what belongs to one case.

@@ -45,6 +45,7 @@ __all__ = [
     "Disconnected",
     "FirstByteTimeout",
     "IdleTimeout",
+    "Line",
     "Origin",
     "Pool",
     "ProtocolViolation",
@@ -57,6 +58,7 @@ __all__ = [
     "UpstreamError",
     "WriteFailed",
     "WriteTimeout",
+    "prepare",
 ]
 
 # What goes out in one write; larger bodies follow in slices, so that TLS does not hold the loop for the whole of it.
