@@ -95,13 +95,6 @@ class Response:
         self._taker: Callable[[bytes], bool] | None = None
         self._failure: Exception | None = None  # of the taker
 
-    def header(self, name: bytes) -> bytes | None:
-        """The first value of a field, by its lower-case name."""
-        for field, value in self.headers:
-            if field == name:
-                return value
-        return None
-
     async def arrive(self) -> None:
         """Returns when the head is complete. Raises UpstreamError; cancelling closes the connection."""
         while not self.status:
@@ -182,9 +175,6 @@ class Response:
         """Closes the connection at once, unless the body is complete (then the pool has it back already)."""
         if self._connection is not None:
             self._connection.fail(BodyCut("the answer was abandoned before its end", request_sent=True))
-
-    async def aclose(self) -> None:
-        self.abort()
 
     async def __aenter__(self) -> Response:
         return self

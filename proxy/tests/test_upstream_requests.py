@@ -270,7 +270,7 @@ async def test_it_holds_at_most_256_kib_for_a_slow_reader(coding, pool):
                 break
         assert 0 < most <= 262_144
         assert received == size or coding == "tiny chunks"
-        await response.aclose()
+        response.abort()
 
 
 @on_both_loops
