@@ -108,6 +108,9 @@ class _Contents:
         parts = parts_of(message.get("content"), f"{at}.content")
         if message.get("refusal"):
             parts.append({"text": expect(message["refusal"], str, f"{at}.refusal")})
+        for number, picture in enumerate(expect(message.get("images") or [], list, f"{at}.images")):
+            param = f"{at}.images[{number}]"
+            parts.append(_image(expect(picture, dict, param).get("image_url"), f"{param}.image_url", self._able))
         if signature := signature_of(message):
             if parts:
                 parts[-1]["thoughtSignature"] = signature
