@@ -7,7 +7,6 @@ https://platform.openai.com/docs/api-reference/responses.
 import msgspec
 
 from proxy.dialect import Dialect, Encoded, Translation
-from proxy.dialect.responses_answer import Usage
 from proxy.dialect.responses_request import in_our_words, to_chat
 from proxy.dialect.responses_stream import Encoder, Message
 from proxy.errors import ProxyError, UpstreamBroken
@@ -24,7 +23,7 @@ class _Completion(msgspec.Struct):
     model: str
     choices: list[_Choice]
     created: int = 0
-    usage: Usage | None = None
+    usage: msgspec.Raw = msgspec.Raw()
 
 
 _decode = msgspec.json.Decoder(_Completion).decode

@@ -10,7 +10,8 @@ from uuid import uuid4
 import msgspec
 
 from proxy.dialect.responses_items import Json, qualified
-from proxy.wire import Call
+from proxy.wire import UNREADABLE, Call
+from proxy.wire.counts import Count
 
 _encode = msgspec.json.encode
 
@@ -51,17 +52,17 @@ _decode = msgspec.json.Decoder(_Request).decode
 
 
 class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    reasoning_tokens: int | None = None
+    cached_tokens: Count | None = None
+    cache_write_tokens: Count | None = None
+    reasoning_tokens: Count | None = None
 
 
-class Usage(msgspec.Struct):
+class _Usage(msgspec.Struct):
     """Chat completions' usage."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
+    total_tokens: Count = 0
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
 
@@ -79,6 +80,18 @@ class Usage(msgspec.Struct):
                 "total_tokens": self.total_tokens,
             }
         )
+
+
+_decode_usage = msgspec.json.Decoder(_Usage | None).decode
+
+
+def usage(raw: msgspec.Raw) -> bytes:
+    """A Response's usage: null where the provider said nothing, or no counts."""
+    try:
+        found = _decode_usage(raw) if bytes(raw) else None
+    except UNREADABLE:
+        found = None
+    return found.rendered() if found else b"null"
 
 
 class Envelope:

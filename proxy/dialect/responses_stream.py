@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from proxy import sse
-from proxy.dialect.responses_answer import Envelope, Usage
+from proxy.dialect.responses_answer import Envelope, usage
 from proxy.dialect.responses_items import Json, Signed
 from proxy.errors import ProxyError, UpstreamBroken
 from proxy.wire import UNREADABLE, Call
@@ -75,7 +75,7 @@ class _Chunk(msgspec.Struct):
     model: str = ""
     created: int = 0
     choices: list[_Choice] = []
-    usage: Usage | None = None
+    usage: msgspec.Raw = msgspec.Raw()
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
@@ -170,18 +170,18 @@ class Encoder:
 
     def _read(self, chunk: _Chunk) -> bytes:
         said = b"" if self._envelope.begun else self.begin(chunk.model, chunk.created)
-        if chunk.usage is not None:
-            self._usage = chunk.usage.rendered()
+        if bytes(chunk.usage) not in {b"", b"null"}:
+            self._usage = usage(chunk.usage)
         for choice in chunk.choices:
             if choice.index == 0:  # there is no `n`
                 said += self.say(choice.delta)
                 self._finish_reason = choice.finish_reason or self._finish_reason
         return said
 
-    def end(self, finish_reason: str | None, usage: Usage | None) -> None:
+    def end(self, finish_reason: str | None, counted: msgspec.Raw) -> None:
         """What a plain answer says of its end."""
         self._finish_reason = finish_reason
-        self._usage = usage.rendered() if usage else self._usage
+        self._usage = usage(counted)
 
     def _ending(self) -> tuple[str, Json | None]:
         """Status and incomplete_details. A model that says why it refuses has answered."""

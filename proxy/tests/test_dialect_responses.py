@@ -259,6 +259,15 @@ def test_it_fails_at_a_message_that_it_cannot_read(odd):
         responses.answer(json.dumps({"model": "m", "choices": [{"message": said}]}).encode(), call_of())
 
 
+@pytest.mark.parametrize("usage", [{"prompt_tokens": None}, {"prompt_tokens": -1}, [1]])
+def test_it_keeps_an_answer_whose_usage_is_none(usage):
+    completion = {"model": "m", "choices": [{"message": {"content": "Hi"}}], "usage": usage}
+    assert json.loads(responses.answer(json.dumps(completion).encode(), call_of()))["usage"] is None
+    encoder, said = started()
+    said += encoder.finish(b"data: %b\n\n" % json.dumps({"choices": [], "usage": usage}).encode())
+    assert json.loads(datas(said)[-1])["response"]["usage"] is None
+
+
 def test_it_fails_where_a_closed_call_goes_on():
     encoder, _ = started()
 
