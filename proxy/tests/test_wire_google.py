@@ -5,7 +5,7 @@ import json
 import pytest
 
 from proxy.errors import BadRequest, UpstreamBroken
-from proxy.tests.wire_cases import cases, check
+from proxy.tests.wire_cases import cases, check, feed
 from proxy.views import CHAT, EMBEDDINGS
 from proxy.wire import Call, Usage, google
 from proxy.wire.fields import HINTS, REFUSED
@@ -275,6 +275,15 @@ def test_it_reads_a_stream_that_came_as_one_answer():
 def test_it_takes_no_part_of_a_stream_for_a_whole_one(body):
     with pytest.raises(UpstreamBroken):
         google.answer(body, Call("m", stream=True))
+
+
+@pytest.mark.parametrize("count", [-1, 10**30, 0.5, "3", []])
+def test_it_keeps_an_answer_whose_usage_is_none(count):
+    said = json.dumps({**EVENTS[1], "usageMetadata": {"promptTokenCount": count}}).encode()
+    plain, usage = google.answer(said, Call("m"))
+    assert (json.loads(plain)["choices"][0]["message"]["content"], usage) == ("lo", None)
+    _, decoder = feed(google.WIRE, Call("m", stream=True), [b"data: " + said + b"\n\n"])
+    assert (decoder.complete, decoder.failure, decoder.usage) == (True, None, None)
 
 
 @pytest.mark.parametrize("body", [b'{"embeddings":5}', b'{"embeddings":[{"values":[1e300]}]}'])

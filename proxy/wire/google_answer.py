@@ -131,11 +131,16 @@ class Answer(msgspec.Struct, rename="camel"):
         )
 
 
+class _Uncounted(Answer, rename="camel"):
+    usage_metadata: Any = None
+
+
 class _Embedding(msgspec.Struct):
     values: list[float]
 
 
-decode_answer = msgspec.json.Decoder(Answer).decode
+_decode = msgspec.json.Decoder(Answer).decode
+_decode_uncounted = msgspec.json.Decoder(_Uncounted).decode
 _decode_embeddings = msgspec.json.Decoder(list[_Embedding]).decode
 
 BLOCKED = "content_filter"
@@ -145,6 +150,16 @@ _FILTERED = (
 )
 _FAILED = ("MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "NO_IMAGE", "IMAGE_OTHER", "OTHER")
 _FINISH = {"MAX_TOKENS": "length", **dict.fromkeys(_FILTERED, BLOCKED), **dict.fromkeys(_FAILED, "stop")}
+
+
+def decode_answer(data: bytes) -> Answer:
+    """Raises UNREADABLE. A usage that is no count spoils no answer: it is left out."""
+    try:
+        return _decode(data)
+    except msgspec.ValidationError:
+        answer = _decode_uncounted(data)
+        answer.usage_metadata = None
+        return answer
 
 
 def finish_of(reason: str | None, *, called: bool) -> str:
