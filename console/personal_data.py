@@ -29,6 +29,7 @@ from audit.trail import record
 from proxy.api import ModelAliasSerializer
 from proxy.models import ModelAlias
 from usage import export, queries
+from usage.api import money
 from usage.models import ProxyRequest, UsageDay, UsageHour, UserDay, UserHour
 from vault.api import ApiKeySerializer
 from vault.models import ApiKey
@@ -75,7 +76,7 @@ def _without_requests(user: User) -> dict[str, Any]:
         "api_keys": ApiKeySerializer(ApiKey.objects.filter(user=user), many=True).data,
         "proxy_keys": ProxyKeySerializer(ProxyKey.objects.filter(user=user), many=True).data,
         "model_aliases": ModelAliasSerializer(ModelAlias.objects.filter(user=user), many=True).data,
-        "usage": {"totals": summary.totals, "days": summary.groups},
+        "usage": {"totals": money(summary.totals), "days": [money(day) for day in summary.groups]},
     }
 
 

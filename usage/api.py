@@ -152,8 +152,8 @@ class UsageSummary(APIView):
                 "from": summary.since,
                 "to": summary.until,
                 "group_by": summary.group_by,
-                "totals": _money(summary.totals),
-                "groups": [_money(group) for group in summary.groups[: query.get("top")]],
+                "totals": money(summary.totals),
+                "groups": [money(group) for group in summary.groups[: query.get("top")]],
             }
         )
 
@@ -202,7 +202,7 @@ class UsageSeries(APIView):
             rank = query.get("rank", "requests")
             found = queries.grouped_lines(*period, group_by=group_by, rank=rank, most=query["top"])
         series = [
-            {**({group_by: line.name} if group_by else {}), "points": [_money(point) for point in line.points]}
+            {**({group_by: line.name} if group_by else {}), "points": [money(point) for point in line.points]}
             for line in found
         ]
         return Response(
@@ -210,6 +210,6 @@ class UsageSeries(APIView):
         )
 
 
-def _money(sums: dict[str, Any]) -> dict[str, Any]:
+def money(sums: dict[str, Any]) -> dict[str, Any]:
     """As in a row: dollars are a string, which no reader rounds."""
     return {**sums, "cost": None if sums["cost"] is None else f"{sums['cost']:.8f}"}

@@ -77,12 +77,18 @@ def _pages(query: Query) -> Iterator[list[Row]]:
 
 def pages(query: Query, fields: list[str]) -> Iterator[list[Row]]:
     """A page is a query of its own: none holds a transaction open for as long as a client reads."""
-    id_at, time_at = (fields.index(name) for name in ("id", "created_at"))
+    id_at, time_at, cost_at = (fields.index(name) for name in ("id", "created_at", "cost"))
     following = rows = ProxyRequestQuerySet(ProxyRequest, query)
-    while page := list(following.values_list(*fields)[:PAGE]):
+    while page := [_in_full(row, cost_at) for row in following.values_list(*fields)[:PAGE]]:
         yield page
         last = page[-1]
         following = rows.filter(id__lt=last[id_at], created_at__lte=last[time_at])
+
+
+def _in_full(row: Row, cost_at: int) -> Row:
+    """With its cost as the API writes it: a small one would be 1.5E-7, and nothing 0E-8."""
+    cost = row[cost_at]
+    return row if cost is None else (*row[:cost_at], f"{cost:f}", *row[cost_at + 1 :])
 
 
 def _csv_lines(rows: list[Row]) -> bytes:

@@ -1,6 +1,7 @@
 """What a person may take with them, and what is left when they go."""
 
 import json
+from decimal import Decimal
 
 import pytest
 from axes.models import AccessAttempt
@@ -131,6 +132,15 @@ def test_it_exports_all_of_ones_own_and_no_key(api, owner, stranger, key, rows, 
     assert (document["account"]["email"], document["usage"]["totals"]["requests"]) == (owner.email, 1)
     assert not [word for word in (SECRET, key.key_hash, owner.password, str(stranger.pk)) if word in text]
     assert "attachment" in answer["Content-Disposition"]
+
+
+@pytest.mark.parametrize("cost", [None, "0.00000000", "0.00000015", "12.50000000"])
+def test_it_exports_what_the_api_says(api, owner, cost):
+    store_rows([Row(an_end(user_id=owner.pk, model="gemini-é", cost=cost and Decimal(cost)), "w")], lambda step: None)
+    document = json.loads(api(owner).get("/auth/me/export").getvalue())
+    assert document["requests"] == api(owner).get("/usage/requests").json()["results"]
+    assert document["usage"]["totals"] == api(owner).get("/usage/summary").json()["totals"]
+    assert document["requests"][0]["cost"] == document["usage"]["days"][0]["cost"] == cost
 
 
 def test_it_exports_an_account_that_has_done_nothing(api, owner):

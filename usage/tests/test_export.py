@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import json
+from decimal import Decimal
 
 import pytest
 from django.contrib.auth.models import Permission
@@ -60,6 +61,13 @@ def test_it_exports_every_page(exporter, monkeypatch, query):
     monkeypatch.setattr(export, "PAGE", 2)
     ids = sorted((record(user_id=exporter.user.pk) for _ in range(5)), reverse=True)
     assert [json.loads(line)["id"] for line in text(exporter.get(LINES, query)).splitlines()] == ids
+
+
+@pytest.mark.parametrize("cost", ["0.00000000", "0.00000015", "12.50000000"])
+def test_it_writes_a_cost_without_an_exponent(exporter, cost):
+    record(cost=Decimal(cost))
+    (row,) = csv.DictReader(text(exporter.get(CSV)).splitlines())
+    assert row["cost"] == json.loads(text(exporter.get(LINES)))["cost"] == cost
 
 
 @pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\uff1d1+1"])
