@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 from asgiref.sync import sync_to_async
+from django.db import close_old_connections
 from django.db.models.sql import Query
 from django.http import StreamingHttpResponse
 
@@ -39,6 +40,7 @@ class Download(StreamingHttpResponse):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         pieces = iter(self)
         read = sync_to_async(lambda: next(pieces, b""))
+        await sync_to_async(close_old_connections)()  # the view's would be held for as long as the client reads
         while piece := await read():
             yield piece
 

@@ -6,7 +6,9 @@ import json
 from decimal import Decimal
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Permission
+from django.db import connection
 
 from accounts.models import User
 from audit.models import Event
@@ -104,3 +106,22 @@ def test_an_asynchronous_server_gets_it_piece_by_piece(monkeypatch):
         return [json.loads(piece)["id"] async for piece in download]
 
     assert asyncio.run(read()) == ids
+
+
+def two_pieces():
+    yield b"1"
+    yield b"2"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_view_s_connection_is_given_back_before_the_client_reads():
+    """There are ten for a worker: as many clients that read slowly would keep everybody else from the database."""
+
+    async def read():
+        await sync_to_async(lambda: connection.ensure_connection())()
+        pieces = aiter(export.Download(two_pieces))
+        await anext(pieces)
+        await pieces.aclose()
+        return await sync_to_async(lambda: connection.connection)()
+
+    assert asyncio.run(read()) is None
