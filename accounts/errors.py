@@ -72,8 +72,8 @@ class PlainAnswers:
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        if not isinstance(exception, (EpochNotPublished, HashingBusy)):
+        if not isinstance(exception, (EpochNotPublished, HashingBusy, ServiceUnavailable)):
             return None
-        answer = _ANSWERS[type(exception)](exception)
+        answer: Any = as_answer(exception)
         headers = {"Retry-After": str(math.ceil(getattr(answer, "wait", 1)))}
         return HttpResponse(str(answer.detail), status=answer.status_code, content_type="text/plain", headers=headers)

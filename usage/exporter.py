@@ -16,11 +16,13 @@ from typing import Any
 
 from django.db import connection
 
+from accounts.errors import ServiceUnavailable
+
 logger = logging.getLogger(__name__)
 
 NICENESS = 10
 POLL = 0.5  # seconds until an end is noticed
-PATIENCE = 5.0  # seconds for an order to find room: the kernel holds 10 (net.unix.max_dgram_qlen)
+PATIENCE = 5.0  # seconds for an order to find room: the kernel holds a hundred or two (net.core.wmem_default)
 _LONGEST_ORDER = 1 << 16  # bytes
 _END = b""
 
@@ -29,6 +31,10 @@ Make = Callable[..., Iterator[bytes]]
 
 class ExportBroken(Exception):
     """The process that made it failed, which it has logged, or is gone."""
+
+
+class ExportRefused(ServiceUnavailable):
+    default_detail = "Too many exports wait to be made. Try again in a moment."
 
 
 class Channel:
@@ -40,14 +46,15 @@ class Channel:
         self._ordering.settimeout(PATIENCE)
 
     def order(self, order: bytes) -> Connection:
-        near, far = socket.socketpair()
-        with far:
-            try:
+        try:
+            near, far = socket.socketpair()
+            exporter = Connection(near.detach())
+            with far:
                 socket.send_fds(self._ordering, [order], [far.fileno()])
-            except OSError as error:
-                near.close()
-                raise ExportBroken("Too many exports wait to be made.") from error
-        return Connection(near.detach())
+        except OSError as error:
+            logger.warning("No export can be ordered: %s", error)
+            raise ExportRefused from error
+        return exporter
 
     def serve(self, stop: threading.Event) -> None:
         """The exporter: a thread for each export, until `stop` is set."""
@@ -93,13 +100,14 @@ def open_channel() -> Channel:
 def pieces(make: Make, *args: Any) -> Iterator[bytes]:
     """What `make(*args)` yields, made in the exporter; in this process where a service has none, as `runserver`.
 
-    `make` is a function of a module, `args` can be pickled. Raises ExportBroken.
+    `make` is a function of a module, `args` can be pickled. Raises ExportRefused at once, ExportBroken on the way.
     """
     order = pickle.dumps((make, args))
-    if _channel is None:
-        yield from _made(order)
-        return
-    with _channel.order(order) as exporter:
+    return _made(order) if _channel is None else _received(_channel.order(order))
+
+
+def _received(exporter: Connection) -> Iterator[bytes]:
+    with exporter:
         try:
             while piece := exporter.recv_bytes():
                 yield piece

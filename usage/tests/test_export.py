@@ -10,6 +10,8 @@ from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Permission
 from django.db import connection
 
+import usage.exporter
+from accounts import tokens
 from accounts.models import User
 from audit.models import Event
 from usage import export
@@ -125,3 +127,14 @@ def test_the_view_s_connection_is_given_back_before_the_client_reads():
         return await sync_to_async(lambda: connection.connection)()
 
     assert asyncio.run(read()) is None
+
+
+@pytest.mark.parametrize("path", [CSV, "/auth/me/export", "/console/usage/requests.csv"])
+def test_an_export_that_nobody_can_make_is_503(path, exporter, monkeypatch):
+    channel = usage.exporter.Channel()
+    channel._orders.close()
+    monkeypatch.setattr(usage.exporter, "_channel", channel)
+    with channel._ordering:
+        answer = exporter.get(path, headers={"Authorization": f"Bearer {tokens.sign_in(exporter.user).token}"})
+    assert (answer.status_code, answer["Retry-After"]) == (503, "1")
+    assert "Too many exports" in answer.text
