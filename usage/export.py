@@ -6,6 +6,7 @@ What clients and providers wrote stands in it as text: no spreadsheet takes it f
 import csv
 import io
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -35,14 +36,18 @@ class Download(StreamingHttpResponse):
     """
 
     def __init__(self, make: exporter.Make, *args: Any, **response: Any) -> None:
-        super().__init__(exporter.pieces(make, *args), **response)
+        self._left = threading.Event()
+        super().__init__(exporter.pieces(make, *args, left=self._left), **response)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         pieces = iter(self)
         read = sync_to_async(lambda: next(pieces, b""))
         await sync_to_async(close_old_connections)()  # the view's would be held for as long as the client reads
-        while piece := await read():
-            yield piece
+        try:
+            while piece := await read():
+                yield piece
+        finally:
+            self._left.set()
 
 
 def as_csv(query: Query) -> Iterator[bytes]:

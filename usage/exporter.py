@@ -21,7 +21,7 @@ from accounts.errors import ServiceUnavailable
 logger = logging.getLogger(__name__)
 
 NICENESS = 10
-POLL = 0.5  # seconds until an end is noticed
+POLL = 0.5  # seconds until an end is noticed, or that a client has left
 PATIENCE = 5.0  # seconds for an order to find room: the kernel holds a hundred or two (net.core.wmem_default)
 _LONGEST_ORDER = 1 << 16  # bytes
 _END = b""
@@ -97,19 +97,25 @@ def open_channel() -> Channel:
     return _channel
 
 
-def pieces(make: Make, *args: Any) -> Iterator[bytes]:
+def pieces(make: Make, *args: Any, left: threading.Event | None = None) -> Iterator[bytes]:
     """What `make(*args)` yields, made in the exporter; in this process where a service has none, as `runserver`.
 
-    `make` is a function of a module, `args` can be pickled. Raises ExportRefused at once, ExportBroken on the way.
+    `make` is a function of a module, `args` can be pickled. Waits for no more pieces once `left` is set. Raises
+    ExportRefused at once, ExportBroken on the way.
     """
     order = pickle.dumps((make, args))
-    return _made(order) if _channel is None else _received(_channel.order(order))
+    return _made(order) if _channel is None else _received(_channel.order(order), left or threading.Event())
 
 
-def _received(exporter: Connection) -> Iterator[bytes]:
+def _received(exporter: Connection, left: threading.Event) -> Iterator[bytes]:
     with exporter:
         try:
-            while piece := exporter.recv_bytes():
+            while not left.is_set():
+                if not exporter.poll(POLL):
+                    continue
+                piece = exporter.recv_bytes()
+                if piece == _END:
+                    return
                 yield piece
         except (EOFError, OSError) as error:
             raise ExportBroken("The process that makes exports failed, or is gone.") from error

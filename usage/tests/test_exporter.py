@@ -3,6 +3,7 @@
 import contextlib
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -88,6 +89,14 @@ def test_more_orders_than_can_wait_are_refused(channel):
     with contextlib.ExitStack() as waiting, pytest.raises(exporter.ExportRefused):
         while True:
             waiting.enter_context(channel.order(ONE))
+
+
+def test_nobody_waits_for_an_exporter_that_does_not_come_once_the_client_has_left(channel):
+    """Else a worker that outlives its master could never end."""
+    left = threading.Event()
+    waiting = ThreadPoolExecutor(1).submit(list, exporter.pieces(numbers, 1, left=left))
+    left.set()
+    assert waiting.result(10) == []
 
 
 def test_it_is_made_here_where_there_is_no_exporter(monkeypatch):
