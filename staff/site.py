@@ -113,6 +113,8 @@ class StaffSite(admin.AdminSite):
                 response: HttpResponse = inner(request, *args, **kwargs)
             except FieldDoesNotExist as error:  # Django does not check an empty `_to_field`
                 raise BadRequest("There is no such field.") from error
+            except OverflowError as error:  # a number that SQLite takes for none; PostgreSQL finds no such row
+                raise BadRequest("No row has such an id.") from error
             return response
 
         return guarded

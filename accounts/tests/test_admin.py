@@ -3,7 +3,7 @@ from urllib.parse import quote
 
 import pytest
 from django.contrib import admin
-from django.contrib.auth.models import Permission
+from django.contrib.auth.models import Group, Permission
 from django.contrib.messages import get_messages
 from django.core import mail as django_mail
 from django.test import RequestFactory
@@ -361,6 +361,14 @@ def test_it_says_that_there_is_no_such_row(staff, model, id):
     )
     for page in ("change", "delete", "history"):
         assert staff.get(f"/admin/accounts/{model}/{quote(id)}/{page}/").status_code == 302
+
+
+@pytest.mark.parametrize("page", ["auth/group/add/", "accounts/user/{}/change/"])
+@pytest.mark.parametrize("id", ["9" * 30, str(-(2**63) - 1)])
+def test_it_takes_nothing_that_cannot_be_the_id_of_a_group_or_permission(staff, owner, page, id):
+    body = {"name": "night shift", "permissions": id, "email": "new@example.com", "plan": "free", "groups": id}
+    assert staff.post(f"/admin/{page}".format(owner.pk), body).status_code in (200, 400)
+    assert not Group.objects.filter(name="night shift").exists() and User.objects.filter(email=owner.email).exists()
 
 
 @pytest.mark.parametrize(
