@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import Count, Expression, Max, Min, Model, Q, Sum
+from django.db.models import Count, Expression, Model, Q, Sum
 from django.db.models.functions import TruncDay, TruncHour
 
 from usage import bulk
@@ -38,10 +38,10 @@ def shippers_waiting() -> Iterator[None]:
         yield
 
 
-def days(hours: type[Model] = UsageHour) -> list[dt.datetime]:
-    """All of which there are hours."""
-    ends = hours._default_manager.aggregate(first=Min("hour"), last=Max("hour"))
-    return between(ends["first"], ends["last"] + DAY) if ends["first"] else []
+def days(*tables: type[Model]) -> list[dt.datetime]:
+    """All of which there are sums, in order: a row of a clock that was wrong once may be decades from the others."""
+    found = (table._default_manager.datetimes(_time(table), "day", tzinfo=dt.UTC) for table in tables or TABLES)
+    return sorted(set().union(*found))
 
 
 def between(since: dt.datetime, until: dt.datetime) -> list[dt.datetime]:
@@ -53,7 +53,7 @@ def from_hours(day: dt.datetime, hours: type[Model], tables: Iterable[type[Model
     """One day of each of these tables; while shippers wait. The models may be a migration's."""
     for table in tables:
         names = [field.attname for field in table._meta.concrete_fields if not field.primary_key]
-        time = "day" if "day" in names else "hour"
+        time = _time(table)
         keys = [time, *(name for name in names if name in _KEYS)]
         sums = [name for name in names if name not in keys]
         table._default_manager.filter(**_of(day, time)).delete()
@@ -102,9 +102,13 @@ def differing(since: dt.datetime, until: dt.datetime) -> list[str]:
 
 
 def _said(table: type[Model], since: dt.datetime, until: dt.datetime) -> dict[str, Any]:
-    time = "day" if "day" in TABLES[table] else "hour"  # type: ignore[index]
+    time = _time(table)
     rows = table._default_manager.filter(**{f"{time}__gte": since, f"{time}__lt": until})
     return rows.aggregate(**{f"sum_{name}": Sum(name, default=0) for name in _TELLING})
+
+
+def _time(table: type[Model]) -> str:
+    return "day" if any(field.name == "day" for field in table._meta.concrete_fields) else "hour"
 
 
 def _of(day: dt.datetime, time: str) -> dict[str, dt.datetime]:

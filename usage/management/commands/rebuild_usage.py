@@ -38,7 +38,7 @@ class Command(BaseCommand):
         return f"Made the sums of {len(days)} days anew."
 
     def _days(self, since: str | None, until: str | None) -> list[dt.datetime]:
-        """Of which there are hours, or which were named: the log may have what the hours have lost."""
+        """Of which there are sums, or which were named: the log may have what the sums have lost."""
         try:
             if since is not None and until is not None:
                 start, end = parse_moment(since), parse_moment(until, closes=True)
