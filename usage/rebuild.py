@@ -104,7 +104,9 @@ def differing(since: dt.datetime, until: dt.datetime) -> list[str]:
 def _said(table: type[Model], since: dt.datetime, until: dt.datetime) -> dict[str, Any]:
     time = _time(table)
     rows = table._default_manager.filter(**{f"{time}__gte": since, f"{time}__lt": until})
-    return rows.aggregate(**{f"sum_{name}": Sum(name, default=0) for name in _TELLING})
+    said = rows.aggregate(**{f"sum_{name}": Sum(name, default=0) for name in _TELLING})
+    # SQLite adds up floats, whose last digits tell in which order: the eight of the column hold for sums of millions.
+    return said | {"sum_cost": round(said["sum_cost"], 8)}
 
 
 def _time(table: type[Model]) -> str:

@@ -4,6 +4,8 @@ import datetime as dt
 from decimal import Decimal
 from importlib import import_module
 from io import StringIO
+from random import Random
+from uuid import UUID
 
 import pytest
 from django.apps import apps
@@ -90,6 +92,17 @@ def test_it_looks_at_no_day_between_those_that_have_sums():
         command(check=True)
     assert command() == "Made the sums of 4 days anew."
     assert command(check=True) == "The sums of 3 days agree."
+
+
+def test_costs_agree_in_whichever_order_they_were_added_up():
+    day, random = FIRST - rebuild.DAY, Random(1)
+    ids, moment = [UUID(int=number) for number in range(3)], int(day.timestamp() * 1000)
+    for _ in range(100):
+        of = [{"user_id": random.choice(ids), "proxy_key_id": random.choice(ids)} for _ in range(20)]
+        costs = [Decimal(random.randrange(10**11)).scaleb(-8) for _ in of]
+        ends = [an_end(uuid7(moment), **ids, cost=cost) for ids, cost in zip(of, costs, strict=True)]
+        store([Row(end, "test") for end in ends], lambda step: None)
+        assert rebuild.differing(day, day + rebuild.DAY) == []
 
 
 def test_the_migrations_fill_the_new_tables():
