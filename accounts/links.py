@@ -52,7 +52,7 @@ class Purpose:
 
     def locked_user(self, token: str, user: User) -> User:
         """The row, locked, while the token still fits it: of two uses at once the second is refused."""
-        locked = User.objects.select_for_update().filter(pk=user.pk).first()
+        locked = User.objects.select_for_update(no_key=True).filter(pk=user.pk).first()
         if locked is None:
             raise LinkRefused
         self._check(token, locked)

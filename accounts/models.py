@@ -261,7 +261,7 @@ class User(Epochal, AbstractBaseUser, PermissionsMixin):
     def locked(self, password: str) -> "User":
         """The row, locked. AccountChanged if it is gone or disabled, or its password's hash is another by now: who knew
         the old password must get nothing after a change."""
-        row = User.objects.select_for_update().filter(pk=self.pk).first()
+        row = User.objects.select_for_update(no_key=True).filter(pk=self.pk).first()
         if row is None or row.password != password or not row.is_active:
             raise AccountChanged
         return row
@@ -396,7 +396,7 @@ class ProxyKey(Epochal):
     def change(self, **fields: Any) -> None:
         """Saves these fields. Raises KeyRevoked, and PlanLimitReached when it would bring back an expired key."""
         with transaction.atomic():
-            owner = User.objects.select_for_update().get(pk=self.user_id)
+            owner = User.objects.select_for_update(no_key=True).get(pk=self.user_id)
             self.refresh_from_db(fields=["revoked_at", "expires_at"])
             if self.revoked_at is not None:
                 raise KeyRevoked

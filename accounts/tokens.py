@@ -48,7 +48,8 @@ def sign_in(user: User) -> Pair:
     user.sign_ins.filter(expires_at__lt=timezone.now()).delete()
     refresh = RefreshToken.for_user(user)
     with transaction.atomic():
-        same = User.objects.select_for_update().filter(pk=user.pk, password=user.password, is_active=True)
+        rows = User.objects.select_for_update(no_key=True)
+        same = rows.filter(pk=user.pk, password=user.password, is_active=True)
         if not same.exists():  # what ends sign-ins comes before us, or sees us
             raise AccountChanged
         family = SignIn.objects.create(

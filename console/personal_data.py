@@ -115,6 +115,8 @@ def delete_account(user: User) -> None:
     """
     with transaction.atomic():
         user.locked(user.password)  # a key being issued comes before us, or sees us
+        # so do rows being stored, and these the lock that everybody else takes would let pass
+        User.objects.select_for_update().get(pk=user.pk)
         user.revoke_proxy_keys()
         _anonymise_requests(user)
         for attempts in (AccessAttempt, AccessFailureLog, AccessLog):

@@ -4,12 +4,15 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
-from django.db import connection, connections
+from django.db import connection, connections, transaction
 
-from accounts import tokens
+from accounts import links, tokens
 from accounts.keys import PREFIX, AccountChanged, PlanLimitReached, mint
 from accounts.models import Plan, ProxyKey, User
 from console.personal_data import delete_account
+from usage.models import ProxyRequest, UserDay
+from usage.rows import Row, store
+from usage.tests.conftest import an_end, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -79,3 +82,41 @@ def test_who_has_shown_a_password_that_is_not_the_accounts_any_more_changes_noth
         with pytest.raises(AccountChanged):
             act(as_the_thief_sees_it)
     assert list(User.objects.values_list("password", "is_active")) == left
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    "change",
+    [
+        tokens.sign_in,
+        lambda user: user.change_password("a staple for the battery"),
+        lambda user: user.add_proxy_key(ProxyKey(user=user, key_prefix=PREFIX + mint().key_id)),
+        lambda user: user.proxy_keys.get().change(name="laptop"),
+        lambda user: links.verify_email(links.VERIFY.token(user)),
+    ],
+)
+def test_rows_are_stored_while_their_user_changes_something(owner, make_key, change):
+    make_key(owner)
+    with transaction.atomic():
+        change(owner)
+        at_once(1, lambda: store_at_once(owner))
+    assert ProxyRequest.objects.filter(user_id=owner.pk).count() == 1
+
+
+@pytest.mark.postgres
+def test_an_account_is_deleted_with_the_rows_that_were_being_stored(owner):
+    theirs = owner.pk
+    with ThreadPoolExecutor(1) as pool, connection.cursor() as cursor:
+        with transaction.atomic():
+            store_at_once(owner)
+            deletion = pool.submit(at_once, 1, lambda: delete_account(owner))
+            wait_until(lambda: cursor.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone())
+        deletion.result()
+    assert theirs not in {ProxyRequest.objects.get().user_id, UserDay.objects.get().user_id}
+
+
+def store_at_once(user):
+    """Raises OperationalError if it has to wait for somebody."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL lock_timeout = '200ms'")
+        store([Row(an_end(user_id=user.pk), "test")], lambda step: None)
