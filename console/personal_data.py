@@ -9,6 +9,7 @@ from axes.models import AccessAttempt, AccessFailureLog, AccessLog
 from django.contrib.auth import logout
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import transaction
+from django.db.models import Case, UUIDField, Value, When
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
@@ -127,20 +128,14 @@ def delete_account(user: User) -> None:
 def _anonymise_requests(user: User) -> None:
     """New random ids that are written down nowhere else: the rows of one key still belong together, and to nobody."""
     nobody = uuid4()
+    used = UsageHour.objects.filter(user_id=user.pk).order_by().values_list("proxy_key_id", flat=True).distinct()
+    keys = [When(proxy_key_id=id, then=Value(uuid4(), UUIDField())) for id in used]
+    no_key = Case(*keys, default=Value(uuid4(), UUIDField()))
     rows = ProxyRequest.objects.filter(user_id=user.pk)
-    sums = [table._default_manager.filter(user_id=user.pk) for table in (UsageHour, UsageDay)]
-    used = sums[0].values_list("proxy_key_id", flat=True)
-    for id in {*used, *user.proxy_keys.values_list("pk", flat=True)}:
-        no_key = uuid4()
-        rows.filter(proxy_key_id=id).update(
-            user_id=nobody,
-            proxy_key_id=no_key,
-            api_key_id=None,
-            error_message="",
-            provider_request_id="",
-            attempts=None,
-        )
-        for table in sums:
-            table.filter(proxy_key_id=id).update(user_id=nobody, proxy_key_id=no_key)
-    for model in (UserHour, UserDay):
-        model._default_manager.filter(user_id=user.pk).update(user_id=nobody)
+    rows.update(
+        user_id=nobody, proxy_key_id=no_key, api_key_id=None, error_message="", provider_request_id="", attempts=None
+    )
+    for of_keys in (UsageHour, UsageDay):
+        of_keys._default_manager.filter(user_id=user.pk).update(user_id=nobody, proxy_key_id=no_key)
+    for of_user in (UserHour, UserDay):
+        of_user._default_manager.filter(user_id=user.pk).update(user_id=nobody)

@@ -72,6 +72,14 @@ def test_it_keeps_the_requests_with_nothing_that_leads_to_anybody(api, owner, st
     assert (other.user_id, other.error_message) == (stranger.pk, "of theirs")
 
 
+def test_it_finds_a_request_whose_key_and_sums_are_gone(api, owner, key, rows, password):
+    ProxyRequest.objects.filter(pk=rows[0].pk).update(proxy_key_id=uuid7())
+    theirs = owner.pk
+    assert delete(api(owner), password).status_code == 204
+    assert ProxyRequest.objects.count() == 3 and not ProxyRequest.objects.filter(user_id=theirs).exists()
+    assert len(set(ProxyRequest.objects.values_list("proxy_key_id"))) == 2
+
+
 def test_requests_that_are_shipped_later_lead_to_nobody_either(api, owner, stranger, key, password):
     ids = {"user_id": owner.pk, "proxy_key_id": key.pk, "api_key_id": uuid7()}
     ends = [an_end(**ids, error_message="of theirs", provider_request_id="req_1") for _ in range(2)]
