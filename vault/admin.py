@@ -15,7 +15,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.utils.translation import ngettext
 
-from accounts.backoffice import BackOffice, confirmed
+from accounts.backoffice import BackOffice, confirmed, is_superuser
 from audit.models import Action
 from audit.trail import record, record_each
 from vault import keyring, store
@@ -147,6 +147,8 @@ class ApiKeyAdmin(BackOffice, ApiKeyModelAdmin):
     )
     def move(self, request: HttpRequest, queryset: QuerySet[ApiKey], entered: dict[str, Any]) -> None:
         priority = entered["priority"]
+        if not is_superuser(request):
+            queryset = queryset.filter(user__is_superuser=False)
         count = self._change(request, queryset, f"Moved to priority {priority}.", priority=priority)
         self.message_user(request, f"{count} moved to priority {priority}.", messages.SUCCESS)
 

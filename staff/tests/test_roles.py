@@ -219,6 +219,16 @@ def test_no_role_changes_or_deletes_what_is_a_superusers(browser, rows, owner, r
 
 
 @pytest.mark.parametrize("role", ["admin"])
+def test_no_role_moves_a_superusers_key_among_others(browser, rows, owner, stranger, role):
+    other = store.add(stranger.pk, "openai", "", Secret(make_key()))
+    User.objects.filter(pk=owner.pk).update(is_superuser=True)
+    chosen = [str(row.pk) for row in (rows["vault/apikey"], other)]
+    body = {"action": "move", "_selected_action": chosen, "confirmed": "y", "priority": "7"}
+    assert "1 moved" in browser.post("/admin/vault/apikey/", body, follow=True).text
+    assert ApiKey.objects.get(priority=7) == other
+
+
+@pytest.mark.parametrize("role", ["admin"])
 def test_no_role_hands_out_power(browser, owner, role):
     body = {"email": owner.email, "plan": "free", "is_active": "on", "is_staff": "on", "groups": ["1", "2", "3", "4"]}
     browser.post(f"/admin/accounts/user/{owner.pk}/change/", body)
