@@ -4,7 +4,7 @@ Each change locks its owner's row first, so that limits hold under a race and no
 """
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -79,11 +79,11 @@ def remove(user_id: UUID, row_id: UUID) -> None:
 
 
 def record_test(api_key: ApiKey, *, valid: bool | None, error: str) -> None:
-    """Writes down how a test call went; None leaves the key's state as it is."""
+    """Writes down how a test call went; None leaves the key's state as it is. Of a key that is gone nothing is."""
     outcome: dict[str, Any] = {"last_tested_at": timezone.now(), "last_error": error[:200]}
     if valid is not None:
         outcome["is_valid"] = valid
-    with _owner_locked(api_key.user_id) as owner:
+    with suppress(User.DoesNotExist), _owner_locked(api_key.user_id) as owner:
         # The key may have been replaced while its provider thought: the verdict is about the one that was sent.
         same = ApiKey.objects.filter(pk=api_key.pk, fingerprint=api_key.fingerprint)
         turned = valid is not None and same.exclude(is_valid=valid).exists()

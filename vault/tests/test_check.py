@@ -215,6 +215,16 @@ def test_a_verdict_does_not_stick_to_a_key_that_was_put_in_its_place(owner, stor
     assert row.last_tested_at is None
 
 
+@pytest.mark.parametrize("gone", [lambda row: row.delete(), lambda row: row.user.delete()])
+def test_a_verdict_on_a_key_that_is_gone_meanwhile_is_told_and_written_nowhere(stored, provider, gone) -> None:
+    row = stored()
+    provider.answer(401, b"")
+    stale = ApiKey.objects.get(pk=row.pk)
+    gone(row)
+    assert check_api_key(stale).valid is False
+    assert not ApiKey.objects.exists()
+
+
 @pytest.fixture
 def https(provider, settings, tmp_path):
     """The provider behind TLS, with a certificate of a private authority."""
