@@ -324,7 +324,8 @@ class UsageHourAdmin(ShippedAdmin):
     @admin.display(description="Requests")
     def log(self, row: UsageHour) -> SafeString:
         """The rows behind the number."""
-        query = {"when": periods.name(row.hour, "hour"), "user": row.user_id, "model": row.model}
+        query = {"when": periods.name(row.hour, "hour"), "user": row.user_id, "proxy_key": row.proxy_key_id}
+        query |= {"model": row.model, "provider": row.provider}
         url = f"{reverse('admin:usage_proxyrequest_changelist')}?{urlencode(query)}"
         return format_html('<a href="{}">{}</a>', url, f"{row.requests:,}")
 

@@ -1,7 +1,9 @@
 """Staff look and do not touch; nothing a client or provider wrote does anything in the page."""
 
 import datetime as dt
+import re
 import secrets
+from html import unescape
 from urllib.parse import quote
 from uuid import UUID
 
@@ -16,11 +18,11 @@ from accounts.ids import made_at, uuid7
 from accounts.keys import PREFIX
 from accounts.models import Plan, ProxyKey, User
 from usage import log_pages, partitions
-from usage.admin import ProxyRequestAdmin
+from usage.admin import ProxyRequestAdmin, UsageHourAdmin
 from usage.models import ProxyRequest, UsageHour
 from usage.records import Attempt
 from usage.rows import Row, store
-from usage.tests.conftest import an_end
+from usage.tests.conftest import PROXY_KEY, an_end
 from vault.secret import Secret
 from vault.store import add as store_key
 
@@ -228,6 +230,16 @@ def test_it_explains_every_field(staff):
     for model in (ProxyRequest, UsageHour):
         assert site.is_registered(model)
         assert all(field.help_text for field in model._meta.concrete_fields if field.name != "id")
+
+
+def test_an_hours_number_leads_to_the_rows_behind_it(staff):
+    user = uuid7()
+    wanted = record(id=uuid7(), user_id=user)
+    record(id=uuid7(), user_id=user, proxy_key_id=uuid7())
+    record(id=uuid7(), user_id=user, provider="")
+    (row,) = UsageHour.objects.filter(proxy_key_id=PROXY_KEY, provider="openai")
+    link = re.search(r'href="([^"]+)"', UsageHourAdmin(UsageHour, site).log(row))[1]
+    assert listed(staff.get(unescape(link))) == [wanted]
 
 
 @pytest.mark.postgres
