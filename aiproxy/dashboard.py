@@ -93,7 +93,7 @@ def context(request: HttpRequest) -> dict[str, Any]:
 def read(period: str) -> Traffic:
     """Whole hours, with the one that has begun; the period before has the same hours, a period ago."""
     _, hours, step = PERIODS[period]
-    until = timezone.now().replace(minute=0, second=0, microsecond=0) + dt.timedelta(hours=1)
+    until = periods.beginning(timezone.now(), "hour") + dt.timedelta(hours=1)
     since = until - dt.timedelta(hours=hours)
     before = since - dt.timedelta(hours=hours)
     present = queries.summary(None, since, until, "model")

@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy
 from accounts.models import ProxyKey, User
 from console.pages import Page
 from proxy.limit_list import allowed
-from usage import charts, queries
+from usage import charts, periods, queries
 from usage.models import ProxyRequest
 from usage.quotas import standings
 from vault.models import ApiKey
@@ -29,7 +29,7 @@ class Overview(Page):
     section = "console:overview"
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        today = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
+        today = periods.beginning(timezone.now(), "day")
         metric = self.request.GET.get("by", "")
         metric = metric if metric in METRICS else "requests"
         tomorrow = today + dt.timedelta(days=1)

@@ -19,7 +19,7 @@ from audit.trail import record
 from console.overview import METRICS, chart, with_rate
 from console.pages import Page, check_throttles, one_page
 from console.personal_data import ExportThrottle
-from usage import charts, export, queries
+from usage import charts, export, periods, queries
 from usage.models import Outcome, ProxyRequest, ProxyRequestQuerySet
 from vault.models import ApiKey, Provider
 
@@ -61,8 +61,7 @@ class Filters(forms.Form):
     def bounds(self) -> tuple[dt.datetime, dt.datetime]:
         """Whole hours, or whole days; with the one that has begun."""
         _words, hours, step = PERIODS[self.cleaned_data["period"]]
-        now = timezone.now().replace(minute=0, second=0, microsecond=0)
-        until = now + dt.timedelta(hours=1) if step == "hour" else now.replace(hour=0) + dt.timedelta(days=1)
+        until = periods.following(periods.beginning(timezone.now(), step), step)
         return until - dt.timedelta(hours=hours), until
 
     def rows(self) -> ProxyRequestQuerySet:

@@ -143,7 +143,7 @@ class PeriodFilter(admin.SimpleListFilter):
 
 class HoursFilter(PeriodFilter):
     def since(self, queryset: QuerySet[Any], moment: dt.datetime) -> QuerySet[Any]:
-        return queryset.filter(hour__gte=moment.replace(minute=0, second=0, microsecond=0))
+        return queryset.filter(hour__gte=periods.beginning(moment, "hour"))
 
     def until(self, queryset: QuerySet[Any], moment: dt.datetime) -> QuerySet[Any]:
         return queryset.filter(hour__lt=moment)

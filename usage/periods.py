@@ -1,6 +1,5 @@
-"""Owns the stretches of time that staff look at: the last hours or days, or a year, month, day or hour of the calendar.
-
-All in UTC. Knows no rows.
+"""Owns the stretches of time that usage is told by: the last hours or days, or a year, month, day or hour of the
+calendar. All in UTC. Knows no rows.
 """
 
 import datetime as dt
@@ -42,6 +41,14 @@ def parse(text: str, now: dt.datetime) -> Period:
     year, month, day, hour = [*numbers, *(1, 1, 0)[len(numbers) - 1 :]]
     since = dt.datetime(year, month, day, hour, tzinfo=dt.UTC)
     return Period(since, following(since, unit), unit)
+
+
+def beginning(moment: dt.datetime, unit: str) -> dt.datetime:
+    """The start of the month, day or hour that this moment is in."""
+    hour = moment.replace(minute=0, second=0, microsecond=0)
+    if unit == "hour":
+        return hour
+    return hour.replace(hour=0) if unit == "day" else hour.replace(hour=0, day=1)
 
 
 def following(moment: dt.datetime, unit: str) -> dt.datetime:

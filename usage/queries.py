@@ -55,7 +55,7 @@ def summary(
     Each has: requests, errors, tokens, `cost` (dollars; None: no cost is known), `unpriced` (requests whose cost is not
     known), mean and percentiles of the latency of complete requests (milliseconds; None: there were none).
     """
-    since = _whole(since, "hour")
+    since = periods.beginning(since, "hour")
     parts = _parts(user_id, since, until, [group_by], only)
     rows = [(group, sums) for (group,), sums in _added_up(parts, [group_by]).items()]
     rows.sort(key=_earliest if group_by in BY_TIME else _most(rank))
@@ -75,7 +75,7 @@ def _parts(
     asked = {_COLUMNS.get(name, name) for name in (*groups, *(only or ())) if name not in BY_TIME}
     hours, days = (table._default_manager for table in _tables(user_id, asked))
     of_user = {**(only or {}), **({} if user_id is None else {"user_id": user_id})}
-    day, last = _whole(since, "day"), _whole(until, "day")
+    day, last = periods.beginning(since, "day"), periods.beginning(until, "day")
     if "hour" in groups or last <= day:
         return [hours.filter(hour__gte=since, hour__lt=until, **of_user).order_by()]
     first = day if day == since else day + dt.timedelta(days=1)
@@ -165,18 +165,11 @@ def percentile(buckets: list[int], share: float) -> int | None:
 
 def times(since: dt.datetime, until: dt.datetime, step: str) -> Iterator[dt.datetime]:
     """The start of every `hour`, `day` or `month` that a period touches, in order, whether anything happened or not."""
-    start = _whole(since, step)
+    start = periods.beginning(since, step)
     with suppress(ValueError, OverflowError):  # the calendar ends
         while start < until:
             yield start
             start = periods.following(start, step)
-
-
-def _whole(moment: dt.datetime, step: str) -> dt.datetime:
-    hour = moment.replace(minute=0, second=0, microsecond=0)
-    if step == "hour":
-        return hour
-    return hour.replace(hour=0) if step == "day" else hour.replace(hour=0, day=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +182,7 @@ class Line:
 
 def lines(user_id: UUID, since: dt.datetime, until: dt.datetime, step: str) -> list[Line]:
     """One user's traffic by `hour`, `day` or `month`: one line."""
-    found = _added_up(_parts(user_id, _whole(since, "hour"), until, [step]), [step])
+    found = _added_up(_parts(user_id, periods.beginning(since, "hour"), until, [step]), [step])
     return [_line(None, {time: sums for (time,), sums in found.items()}, times(since, until, step))]
 
 
@@ -208,7 +201,7 @@ def grouped_lines(
 
     The database folds the others: what it answers is bounded, however many models there are.
     """
-    parts = _parts(user_id, _whole(since, "hour"), until, [step, group_by], only)
+    parts = _parts(user_id, periods.beginning(since, "hour"), until, [step, group_by], only)
     ranked = _added_up(parts, [group_by], [*{rank, "requests"}])
     top = sorted(((group, sums) for (group,), sums in ranked.items()), key=_most(rank))[:most]
     column = _COLUMNS[group_by]

@@ -16,7 +16,7 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts.models import Plan, User
 from usage.models import UserDay
-from usage.periods import following
+from usage.periods import beginning, following
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +57,15 @@ class Standing:
         return self.used > 0 and self.used * 100 >= self.allowed * percent
 
 
-def begin(unit: str, now: dt.datetime) -> dt.datetime:
-    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    return midnight if unit == "day" else midnight.replace(day=1)
-
-
 def standings(users: Iterable[User]) -> dict[UUID, list[Standing]]:
     """Of those whose plan has such limits; one query for all of them, none if there are none."""
     now = timezone.now().astimezone(dt.UTC)
     plans = {user.pk: user.plan for user in users if _quotas(user.plan)}
     if not plans:
         return {}
-    oldest = min(begin(quota.unit, now) for plan in plans.values() for quota in _quotas(plan))
+    oldest = min(beginning(now, quota.unit) for plan in plans.values() for quota in _quotas(plan))
     days = UserDay.objects.filter(user_id__in=plans, day__gte=oldest).order_by().values("user_id")
-    sums = {quota.name: Sum(quota.sums, filter=Q(day__gte=begin(quota.unit, now)), default=0) for quota in QUOTAS}
+    sums = {quota.name: Sum(quota.sums, filter=Q(day__gte=beginning(now, quota.unit)), default=0) for quota in QUOTAS}
     used = {row["user_id"]: row for row in days.annotate(**sums)}
     return {
         id: [_standing(plan, quota, used.get(id, {}), now) for quota in _quotas(plan)] for id, plan in plans.items()
@@ -88,6 +83,6 @@ def _quotas(plan: Plan) -> list[Quota]:
 
 
 def _standing(plan: Plan, quota: Quota, used: dict[str, int], now: dt.datetime) -> Standing:
-    since = begin(quota.unit, now)
+    since = beginning(now, quota.unit)
     until = following(since, quota.unit)
     return Standing(quota, getattr(plan, quota.name), used.get(quota.name, 0), since, until)

@@ -15,6 +15,7 @@ from django.db.models.functions import TruncDay, TruncHour
 
 from usage import bulk
 from usage.models import NOT_ERRORS, Outcome, ProxyRequest, UsageHour
+from usage.periods import beginning
 from usage.rollup import BUCKETS, BUCKETS_MS, ERRORS, SUMS, TABLES, TOKENS
 
 DAY = dt.timedelta(days=1)
@@ -45,7 +46,7 @@ def days(*tables: type[Model]) -> list[dt.datetime]:
 
 
 def between(since: dt.datetime, until: dt.datetime) -> list[dt.datetime]:
-    first = since.replace(hour=0, minute=0, second=0, microsecond=0)
+    first = beginning(since, "day")
     return [first + number * DAY for number in range(-((first - until) // DAY))]
 
 

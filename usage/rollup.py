@@ -12,6 +12,7 @@ from django.db.models import F
 from accounts.ids import made_at
 from usage import bulk
 from usage.models import NOT_ERRORS, Outcome
+from usage.periods import beginning
 from usage.sums import Sums, TotalDay, TotalHour, UsageDay, UsageHour, UserDay, UserHour
 
 # Upper bounds of the latency buckets, milliseconds; the last bucket takes the rest.
@@ -75,7 +76,7 @@ _NOTHING: Counts = {**dict.fromkeys(SUMS, 0), "cost": Decimal(0)}
 
 
 def key_of(row: Recorded) -> Key:
-    hour = made_at(row.id).replace(minute=0, second=0, microsecond=0)
+    hour = beginning(made_at(row.id), "hour")
     return Key(row.user_id, hour, row.proxy_key_id, row.provider, row.model)
 
 

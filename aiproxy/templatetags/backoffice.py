@@ -9,7 +9,7 @@ from django.template.context import Context
 from django.utils import timezone
 
 from accounts.models import ProxyKey, User
-from usage import charts, queries
+from usage import charts, periods, queries
 from usage.templatetags import figures
 from vault.models import ApiKey
 
@@ -40,7 +40,7 @@ def account(context: Context, user: User) -> dict[str, Any]:
 
 
 def _usage(user: User) -> dict[str, Any]:
-    today = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
+    today = periods.beginning(timezone.now(), "day")
     days = [today - dt.timedelta(days=back) for back in range(_DAYS - 1, -1, -1)]
     summary = queries.summary(user.pk, days[0], today + dt.timedelta(days=1), "day")
     requests = {group["day"]: group["requests"] for group in summary.groups}
