@@ -16,6 +16,7 @@ from django.urls import URLPattern, path
 from django.utils.translation import ngettext
 
 from accounts.backoffice import BackOffice, confirmed, is_superuser
+from accounts.models import User
 from audit.models import Action
 from audit.trail import record, record_each
 from vault import keyring, store
@@ -98,13 +99,13 @@ class ApiKeyAdmin(BackOffice, ApiKeyModelAdmin):
         store.change(obj.user_id, obj.pk, **{name: getattr(obj, name) for name in self.editable})
 
     def delete_model(self, request: HttpRequest, obj: ApiKey) -> None:
-        store.remove(obj.user_id, obj.pk)
+        with suppress(ApiKey.DoesNotExist, User.DoesNotExist):  # its owner was faster
+            store.remove(obj.user_id, obj.pk)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
         # In the order of their owners, as everybody: two such deletions must not wait for each other.
-        for user_id, pk in queryset.order_by("user_id", "pk").values_list("user_id", "pk"):
-            with suppress(ApiKey.DoesNotExist):  # its owner was faster
-                store.remove(user_id, pk)
+        for row in queryset.order_by("user_id", "pk"):
+            self.delete_model(request, row)
 
     def has_test_permission(self, request: HttpRequest) -> bool:
         return self.may(request, "test_apikey")
@@ -156,7 +157,7 @@ class ApiKeyAdmin(BackOffice, ApiKeyModelAdmin):
         """How many were changed. In the order of their owners, as everybody."""
         count = 0
         for row in queryset.order_by("user_id", "pk"):
-            with suppress(ApiKey.DoesNotExist):  # its owner was faster
+            with suppress(ApiKey.DoesNotExist, User.DoesNotExist):  # its owner was faster
                 store.change(row.user_id, row.pk, **fields)
                 self.log_change(request, row, what)
                 count += 1

@@ -1,6 +1,7 @@
 import re
 
 import pytest
+from django.contrib.admin import site
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission
 from django.test import Client
@@ -99,6 +100,14 @@ def test_a_deleted_key_is_told_to_the_workers(staff, owner, stored, way) -> None
     assert not ApiKey.objects.exists()
     assert User.objects.get(pk=owner.pk).epoch == before + 1
     assert LogEntry.objects.filter(object_id=str(row.pk)).exists()
+
+
+@pytest.mark.parametrize("gone", [lambda row: row.delete(), lambda row: row.user.delete()])
+def test_a_key_that_its_owner_deleted_meanwhile_is_deleted(stored, rf, gone) -> None:
+    row = stored()
+    gone(ApiKey.objects.get(pk=row.pk))
+    site._registry[ApiKey].delete_model(rf.get(LIST), row)
+    assert not ApiKey.objects.exists()
 
 
 def test_staff_can_test_keys(staff, stored, provider) -> None:
