@@ -17,6 +17,7 @@ from accounts.addresses import split_url
 
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0", ""}
+_SETTING = re.compile(r"(export )?[A-Za-z_0-9]+=")
 _DATABASES = ("django.db.backends.postgresql", "django.db.backends.sqlite3")
 INFINITE = float("inf")
 
@@ -46,15 +47,25 @@ class Environment(environ.FileAwareEnv):  # type: ignore[misc]
     @classmethod
     def read(cls, file: str | os.PathLike[str]) -> "Environment":
         """Fills what the process's environment leaves out from a `.env` file, if there is one."""
+        given = set(os.environ)
         try:
             if Path(file).is_file():
-                with open(file):  # read_env takes one that may not be read for none
-                    cls.read_env(file)
+                cls._refuse_lines(Path(file).read_text())  # read_env passes over them, and a file that may not be read
+                cls.read_env(file)
         except OSError as exc:
             raise ImproperlyConfigured(f"AIPROXY_ENV_FILE cannot be read: {exc.strerror}.") from None
         except UnicodeDecodeError:
             raise ImproperlyConfigured("AIPROXY_ENV_FILE is not UTF-8.") from None
+        for name in set(os.environ) - given:
+            if name.removesuffix("_FILE") in given:  # NAME_FILE would go before the environment's NAME
+                del os.environ[name]
         return cls()
+
+    @staticmethod
+    def _refuse_lines(text: str) -> None:
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip() and not line.lstrip().startswith("#") and not _SETTING.match(line):
+                raise ImproperlyConfigured(f"AIPROXY_ENV_FILE, line {number}: neither NAME=value nor a comment.")
 
     def bool(self, var: str, default: bool = False) -> bool:
         text = self.str(var, "").lower()

@@ -70,6 +70,21 @@ def test_it_fills_from_a_file_what_the_environment_leaves_out(monkeypatch, tmp_p
     assert (env.str(f"{NAME}_A", ""), env.str(f"{NAME}_B", "")) == ("process", "file")
 
 
+def test_its_file_never_goes_before_the_environment(monkeypatch, tmp_path):
+    (tmp_path / "value").write_text("file")
+    (tmp_path / "file.env").write_text(f"{NAME}_C_FILE={tmp_path / 'value'}\n")
+    monkeypatch.setenv(f"{NAME}_C", "process")
+    assert Environment.read(tmp_path / "file.env").str(f"{NAME}_C", "") == "process"
+
+
+@pytest.mark.parametrize("line", [f"{NAME} = s3cret", f"  {NAME}=s3cret", f"{NAME}: s3cret", "s3cret"])
+def test_it_refuses_a_line_of_its_file_that_would_be_passed_over(tmp_path, line):
+    (tmp_path / "file.env").write_text(f" # of the demo\n \n{line}\n")
+    with pytest.raises(ImproperlyConfigured, match="AIPROXY_ENV_FILE, line 3") as caught:
+        Environment.read(tmp_path / "file.env")
+    assert "s3cret" not in str(caught.value)
+
+
 def test_it_needs_no_file(tmp_path):
     assert Environment.read(tmp_path / "absent.env").str("AIPROXY_NOT_SET", "default") == "default"
 
