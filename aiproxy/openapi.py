@@ -51,7 +51,7 @@ _CONFLICTING = {
     "deleteMe",
 }
 # Without a body, and counted all the same.
-_COUNTED = {"exportMe", "testApiKey"}
+_COUNTED = {"exportMe", "sendVerification", "testApiKey"}
 # Of requests; those of the data plane stand in its file.
 _EXAMPLES: dict[str, Schema] = {
     "signUp": {"email": "me@example.com", "password": "a long pass phrase"},

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import uuid
 
 import pytest
 
@@ -56,6 +57,11 @@ async def test_it_hands_on_an_empty_body():
 async def test_it_refuses_a_body_that_grows_too_large():
     door = await through(Door(b"0123456789", b"0"))
     assert (door.status, door.detail) == (413, "The body is larger than 10 bytes.")
+
+
+async def test_it_names_what_it_refuses():
+    door = await through(Door(b"0" * 11))
+    assert uuid.UUID(dict(door.sent[0]["headers"])[b"x-request-id"].decode())
 
 
 async def test_it_closes_after_a_refusal():

@@ -59,6 +59,16 @@ def test_it_has_every_call_of_the_control_plane(schema):
     assert {(method, path) for path, method, _ in control_plane(schema)} == expected
 
 
+def test_it_says_429_of_every_call_that_is_counted(schema):
+    counted = {
+        re.sub(r"<.*?>", "{id}", route.path)
+        for route in pages.walk(urls.API)
+        if route.pattern.callback.view_class.throttle_classes
+    }
+    told = {path for path, _, operation in control_plane(schema) if "429" in operation["responses"]}
+    assert counted <= told
+
+
 def test_it_names_and_sums_up_every_call_once(schema):
     names = [operation["operationId"] for _, _, operation in operations(schema)]
     assert len(set(names)) == len(names)
