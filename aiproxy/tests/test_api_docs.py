@@ -78,6 +78,11 @@ def test_its_json_has_the_fields_that_are_answered():
         assert shown <= set(re.findall(r'"(\w+)":', answer))
 
 
+def test_it_documents_every_reason_to_be_unavailable():
+    source = "".join(path.read_text() for path in (Path(settings.BASE_DIR) / "proxy").glob("*.py"))
+    assert set(re.findall(r'Unavailable\([^()]*code="(\w+)"', source)) <= set(re.findall(r"`(\w+)`", PAGE))
+
+
 def test_it_documents_every_code_of_an_error():
     source = (Path(settings.BASE_DIR) / "proxy" / "errors.py").read_text()
     assert set(re.findall(r'^    code = "(\w+)"', source, re.MULTILINE)) <= set(re.findall(r"`(\w+)`", PAGE))
