@@ -83,6 +83,11 @@ def test_it_documents_every_reason_to_be_unavailable():
     assert set(re.findall(r'Unavailable\([^()]*code="(\w+)"', source)) <= set(re.findall(r"`(\w+)`", PAGE))
 
 
+def test_it_documents_what_the_connection_refuses():
+    source = "".join(path.read_text() for path in (Path(settings.BASE_DIR) / "proxy").glob("*.py"))
+    assert set(re.findall(r'\bRefused\(\d+, "(\w+)"', source)) <= set(re.findall(r"`(\w+)`", PAGE))
+
+
 def test_it_documents_every_code_of_an_error():
     source = (Path(settings.BASE_DIR) / "proxy" / "errors.py").read_text()
     assert set(re.findall(r'^    code = "(\w+)"', source, re.MULTILINE)) <= set(re.findall(r"`(\w+)`", PAGE))
