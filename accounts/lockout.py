@@ -1,10 +1,14 @@
 """Owns how a password is asked for: failures are counted by django-axes, per account and address."""
 
 from copy import copy
+from typing import Any
 
 from axes.helpers import get_cool_off
+from axes.models import AccessAttempt, AccessFailureLog, AccessLog
 from axes.utils import reset
 from django.contrib.auth import authenticate
+from django.db.models.signals import pre_delete
+from django.dispatch import receiver
 from django.http import HttpRequest, QueryDict
 from rest_framework.exceptions import Throttled
 from rest_framework.request import Request
@@ -29,6 +33,12 @@ def check_password(request: Request, email: str, password: str) -> User | None:
     # axes does this itself on Django's login signal, which would also open a session for every token
     reset(username=email, ip=request.META["REMOTE_ADDR"])
     return user
+
+
+@receiver(pre_delete, sender=User)
+def _forget_attempts(instance: User, **kwargs: Any) -> None:
+    for attempts in (AccessAttempt, AccessFailureLog, AccessLog):
+        attempts.objects.filter(username=instance.email).delete()
 
 
 def _without_body(request: Request) -> HttpRequest:

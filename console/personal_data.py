@@ -3,13 +3,11 @@
 import json
 from collections.abc import Iterator
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from axes.models import AccessAttempt, AccessFailureLog, AccessLog
 from django.contrib.auth import logout
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import transaction
-from django.db.models import Case, UUIDField, Value, When
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
@@ -31,7 +29,7 @@ from proxy.api import ModelAliasSerializer
 from proxy.models import ModelAlias
 from usage import export, queries
 from usage.api import money
-from usage.models import ProxyRequest, UsageDay, UsageHour, UserDay, UserHour
+from usage.models import ProxyRequest
 from vault.api import ApiKeySerializer
 from vault.models import ApiKey
 
@@ -116,26 +114,5 @@ def delete_account(user: User) -> None:
     """
     with transaction.atomic():
         user.locked(user.password)  # a key being issued comes before us, or sees us
-        # so do rows being stored, and these the lock that everybody else takes would let pass
-        User.objects.select_for_update().get(pk=user.pk)
         user.revoke_proxy_keys()
-        _anonymise_requests(user)
-        for attempts in (AccessAttempt, AccessFailureLog, AccessLog):
-            attempts.objects.filter(username=user.email).delete()
         user.delete()
-
-
-def _anonymise_requests(user: User) -> None:
-    """New random ids that are written down nowhere else: the rows of one key still belong together, and to nobody."""
-    nobody = uuid4()
-    used = UsageHour.objects.filter(user_id=user.pk).order_by().values_list("proxy_key_id", flat=True).distinct()
-    keys = [When(proxy_key_id=id, then=Value(uuid4(), UUIDField())) for id in used]
-    no_key = Case(*keys, default=Value(uuid4(), UUIDField()))
-    rows = ProxyRequest.objects.filter(user_id=user.pk)
-    rows.update(
-        user_id=nobody, proxy_key_id=no_key, api_key_id=None, error_message="", provider_request_id="", attempts=None
-    )
-    for of_keys in (UsageHour, UsageDay):
-        of_keys._default_manager.filter(user_id=user.pk).update(user_id=nobody, proxy_key_id=no_key)
-    for of_user in (UserHour, UserDay):
-        of_user._default_manager.filter(user_id=user.pk).update(user_id=nobody)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.service import Service, manage, running, until
 
-ROWS = 6_000  # three pages: more than fits between an exporter and a client that does not read
+ROWS = 6_000  # twelve pages: more than fit between an exporter and a client that does not read
 FILL = f"""
 from accounts.ids import made_at, uuid7
 from accounts.models import User

@@ -21,7 +21,7 @@ from usage import exporter
 from usage.models import ProxyRequest, ProxyRequestQuerySet
 from usage.tables import FORMULA
 
-PAGE = 2_000
+PAGE = 500
 FIELDS = [field.attname for field in ProxyRequest._meta.concrete_fields]
 OWN_FIELDS = [name for name in FIELDS if name not in {"user_id", "writer"}]  # for the user whose rows they are
 _HEAD = ["email", *FIELDS]

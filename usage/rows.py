@@ -1,19 +1,17 @@
 """Owns putting ended exchanges into the database, each exactly once. Knows no files, and tries once."""
 
 import datetime as dt
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import msgspec
-from django.db import connection, transaction
+from django.db import transaction
 
 from accounts.ids import made_at
-from accounts.models import User
-from usage import bulk, partitions, rollup
+from usage import anonymity, bulk, partitions, rollup
 from usage.models import Outcome, ProxyRequest
 from usage.pricing import COST_LIMIT
 from usage.records import Attempt, Begin, End, fit
@@ -103,7 +101,7 @@ def store(batch: Sequence[Row], step: Callable[[str], None]) -> Stored:
         by_id.setdefault(row.end.id, row)
     stored = Stored()
     with transaction.atomic():
-        _forget_the_deleted([row.end for row in by_id.values()])
+        anonymity.forget_the_deleted([row.end for row in by_id.values()])
         new = _insert(list(by_id.values()))
         step("inserted")
         late = [row for id, row in by_id.items() if id not in new and row.end.outcome != Outcome.INTERRUPTED]
@@ -117,30 +115,6 @@ def store(batch: Sequence[Row], step: Callable[[str], None]) -> Stored:
 
 def months_of(batch: Sequence[Row]) -> set[dt.date]:
     return {partitions.month_of(made_at(row.end.id)) for row in batch}
-
-
-def _forget_the_deleted(ends: Sequence[End]) -> None:
-    """Rows that waited while their account was deleted lead to nobody, like those that were there then
-    (console/personal_data.py): new random ids that are written down nowhere else."""
-    users = {end.user_id for end in ends}
-    deleted = users - _present(users)
-    if not deleted:
-        return
-    new: defaultdict[UUID, UUID] = defaultdict(uuid4)
-    for end in ends:
-        if end.user_id in deleted:
-            end.user_id, end.proxy_key_id, end.api_key_id = new[end.user_id], new[end.proxy_key_id], None
-            end.error_message = end.provider_request_id = ""
-            end.attempts = None
-
-
-def _present(users: set[UUID]) -> set[UUID]:
-    """Those with an account. Who is about to delete one waits for our transaction, and then finds its rows."""
-    if connection.vendor != "postgresql":  # one writer at a time
-        return set(User.objects.filter(pk__in=users).values_list("pk", flat=True))
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT id FROM users WHERE id = ANY(%s) FOR KEY SHARE", [list(users)])
-        return {id for (id,) in cursor.fetchall()}
 
 
 def _insert(rows: Sequence[Row]) -> set[UUID]:

@@ -72,6 +72,19 @@ def test_it_keeps_the_requests_with_nothing_that_leads_to_anybody(api, owner, st
     assert (other.user_id, other.error_message) == (stranger.pk, "of theirs")
 
 
+@pytest.mark.parametrize("page", ["{pk}/delete/", ""])
+def test_staff_leave_no_more_of_it(client, owner, key, rows, page):
+    staff = User.objects.create_superuser("staff@example.com", "a long pass phrase")
+    client.force_login(staff, backend="django.contrib.auth.backends.ModelBackend")
+    chosen = {"action": "delete_selected", "_selected_action": str(owner.pk), "post": "yes"}
+    client.post("/auth/login", {"email": owner.email, "password": "wrong"})
+    client.post(f"/admin/accounts/user/{page.format(pk=owner.pk)}", chosen)
+    assert not User.objects.filter(pk=owner.pk).exists() and not AccessAttempt.objects.exists()
+    said = str([[*table.objects.values()] for table in (ProxyRequest, *TABLES)])
+    assert not [word for word in (str(owner.pk), str(key.pk), "of theirs", "req_1") if word in said]
+    assert ProxyRequest.objects.count() == 3
+
+
 def test_it_finds_a_request_whose_key_and_sums_are_gone(api, owner, key, rows, password):
     ProxyRequest.objects.filter(pk=rows[0].pk).update(proxy_key_id=uuid7())
     theirs = owner.pk

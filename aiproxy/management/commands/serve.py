@@ -1,4 +1,4 @@
-"""The production entry: workers, the shipper beside them, and an end that leaves nothing running, nothing unshipped."""
+"""The production entry: workers, what runs beside them, and an end that leaves nothing running, nothing unshipped."""
 
 import logging
 import os
@@ -59,7 +59,7 @@ def refuse_taken(*wanted: tuple[str, int, str]) -> None:
 
 
 class Command(BaseCommand):
-    help = "Serves the proxy: workers, and the shipper of usage rows beside them, until SIGTERM or Ctrl-C."
+    help = "Serves the proxy: workers, and beside them the shipper of usage rows and the maker of exports, until SIGTERM."
     requires_system_checks: list[str] = []  # they run once the options are settings
 
     def add_arguments(self, parser: CommandParser) -> None:
