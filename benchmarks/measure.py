@@ -39,7 +39,7 @@ class Plan:
     mixed: float
 
 
-FULL = Plan(rounds=3, turns=5, plain=4, stream=5, paced=5, lone=4, soak=200_000, leavers=2_000, starts=3, mixed=15)
+FULL = Plan(rounds=3, turns=9, plain=4, stream=5, paced=5, lone=4, soak=200_000, leavers=2_000, starts=3, mixed=15)
 QUICK = Plan(rounds=1, turns=2, plain=2, stream=2, paced=2, lone=1.5, soak=20_000, leavers=300, starts=1, mixed=4)
 
 
