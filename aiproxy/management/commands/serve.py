@@ -59,7 +59,7 @@ def refuse_taken(*wanted: tuple[str, int, str]) -> None:
 
 
 class Command(BaseCommand):
-    help = "Serves the proxy: workers, and beside them the shipper of usage rows and the maker of exports, until SIGTERM."
+    help = "Serves the proxy: workers, and what ships usage rows and makes exports, until SIGTERM or Ctrl-C."
     requires_system_checks: list[str] = []  # they run once the options are settings
 
     def add_arguments(self, parser: CommandParser) -> None:
