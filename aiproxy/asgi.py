@@ -25,8 +25,8 @@ from proxy.incoming import Receive, Scope, Send
 
 class Handler(ASGIHandler):
     async def listen_for_disconnect(self, receive: Any) -> None:
-        """Returns where Django's raises. The error would know the frame that knows its task: request and answer stayed
-        until the collector comes, which needs a tenth of a second for some hundred of them, and holds up the loop."""
+        """Returns where Django's raises: the error would know the frame that knows its task, and request and answer
+        would stay until the collector comes, which holds up the loop."""
         with suppress(asyncio.CancelledError):
             await receive()
 
