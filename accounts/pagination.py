@@ -39,9 +39,11 @@ class Keyset(BasePagination):
         if len(rows) > size:
             rows = rows[:size]
             self._next = replace_query_param(request.build_absolute_uri(), "cursor", _encode(rows[-1]))
+        self._rows = rows
         return rows
 
     def get_paginated_response(self, data: Any) -> Response:
+        self._rows.clear()  # a serializer knows itself, in circles: they would stay until the collector comes
         return Response({"results": data, "next": self._next})
 
     def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:

@@ -119,7 +119,8 @@ class ProxyWorker(UvicornWorker):  # type: ignore[misc]
         run_promptly()  # and the kernel does not make it longer
         give_back_memory()
         # An exchange leaves next to no cycles; at the default of 700 an eighth of its instructions went to looking.
-        gc.set_threshold(20_000, 20, 50)
+        # Pages leave some, and all else waits while they are freed: not too many at once.
+        gc.set_threshold(10_000, 5, 5)
         # Provider keys pass through this process; a dump would write them down.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         ProxyProtocol.limits = limits()

@@ -1,6 +1,7 @@
 """Everybody sees their own traffic, and what they asked for of it."""
 
 import datetime as dt
+import gc
 from decimal import Decimal
 from uuid import UUID
 
@@ -47,6 +48,18 @@ def ids(answer):
     status, page = answer
     assert status == 200, page
     return [row["id"] for row in page["results"]]
+
+
+def test_it_needs_no_collector_to_forget_a_page_of_rows(get, record):
+    record()
+    get("/usage/requests")
+    gc.collect()
+    gc.disable()
+    try:
+        assert len(ids(get("/usage/requests"))) == 1
+        assert not [known for known in gc.get_objects() if type(known) is ProxyRequest]
+    finally:
+        gc.enable()
 
 
 def test_it_lists_own_rows_newest_first(get, record, teammate):
