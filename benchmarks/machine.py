@@ -5,7 +5,7 @@ import os
 import platform
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,17 +16,25 @@ TARGET = CORES[1 % len(CORES)]  # the measured proxy, alone
 
 
 @contextlib.contextmanager
-def on_core(core: int) -> Iterator[None]:
-    """What is started inside stays on that core: children inherit it."""
+def on_core(*cores: int) -> Iterator[None]:
+    """What is started inside stays on that core, or these: children inherit it."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+def keep_on(cores: Iterable[int], pids: Iterable[int]) -> None:
+    """Moves what runs already, with its threads; what they start later inherits it."""
+    for pid in pids:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(int(thread), cores)
 
 
 @contextlib.contextmanager

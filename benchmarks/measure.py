@@ -57,20 +57,21 @@ def measure(target: Target, plan: Plan) -> Figures:
 
 @dataclass(frozen=True)
 class Load:
-    """32 connections. A slow target gets a number of requests, not a time: what is cut off at the end would count."""
+    """A slow target gets a number of requests, not a time: what is cut off at the end would count."""
 
     target: Target
     plan: Plan
     slow: bool = False
+    connections: int = CONNECTIONS
 
     def run(self, body: bytes, wanted: float) -> tuple[Report, float]:
         """The report, and the CPU seconds that the target used meanwhile."""
         cpu = self.target.cpu_seconds()
         if self.slow:
             count = int(wanted * (80 if body is question.PLAIN else 20))
-            report = of_requests(self.target.endpoint, body, CONNECTIONS, count)
+            report = of_requests(self.target.endpoint, body, self.connections, count)
         else:
-            report = wrk.run(self.target.endpoint, body, connections=CONNECTIONS, seconds=wanted)
+            report = wrk.run(self.target.endpoint, body, connections=self.connections, seconds=wanted)
         return report, self.target.cpu_seconds() - cpu
 
 

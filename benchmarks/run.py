@@ -21,9 +21,9 @@ from typing import Any
 
 from benchmarks import measure, report, wrk
 from benchmarks.client import Endpoint
-from benchmarks.machine import CORES, LOAD, ROOT, awake, facts, load_average, on_core
+from benchmarks.machine import CORES, LOAD, ROOT, awake, facts, keep_on, load_average, on_core
 from benchmarks.measure import FULL, QUICK, Plan
-from benchmarks.processes import DidNotStart
+from benchmarks.processes import DidNotStart, Running
 from benchmarks.service import Aiproxy, Backends, embedded, start_provider, with_everything
 from benchmarks.targets import Direct, LiteLLM, LiteLLMDatabase, Nginx, Portkey, Target, Unavailable, last_line
 
@@ -110,6 +110,30 @@ def over_tls(target: Aiproxy, plan: Plan, direct: Endpoint) -> Result:
     return result
 
 
+def scaling(directory: Path, provider: Running, port: int, backends: Backends, plan: Plan) -> Result:
+    """Two workers on two cores beside one on one; the load comes from two others, as from another machine."""
+    print("  two workers beside one …", flush=True)
+    inside, outside = CORES[:2], CORES[2:4]
+    targets = [with_everything(directory, port, backends, name=f"aiproxy_workers_{n}", workers=n) for n in (1, 2)]
+    others = [*provider.pids(), *(server.pid for server in backends.started)]
+    keep_on(outside, others)
+    try:
+        with contextlib.ExitStack() as stack:
+            loads = {}
+            for target in targets:
+                target.start()
+                stack.enter_context(target.alone())
+                keep_on(inside[: target.workers], target.running.pids())
+                connections = measure.CONNECTIONS * target.workers
+                loads[str(target.workers)] = measure.Load(target, plan, connections=connections)
+            stack.enter_context(on_core(*outside))
+            return measure.in_turns(loads)
+    finally:
+        for target in targets:
+            target.stop()
+        keep_on([LOAD], others)
+
+
 def compare(targets: dict[str, Target], results: dict[str, Result], plan: Plan) -> None:
     """All up at the same time, the one that is asked alone busy: the ratios are of these rates."""
     print("  in turns …", flush=True)
@@ -161,6 +185,8 @@ def everything(directory: Path, plan: Plan, only: set[str]) -> dict[str, Result]
         add("litellm_db", lambda: LiteLLMDatabase(directory, port, backends.database))
         add("portkey", lambda: Portkey(directory, port))
         compare(compared, results, plan)
+        if len(CORES) >= 4 and (not only or "aiproxy_workers" in only):
+            results["aiproxy_workers"] = scaling(directory, provider, port, backends, plan)
         if "direct" in results:
             results["direct_again"] = one(Direct(directory, port), plan)
     finally:

@@ -52,8 +52,10 @@ def production_python() -> Path:
 class Aiproxy(Target):
     """`settings` say what is on. The owner's plan and key have limits on everything."""
 
-    def __init__(self, directory: Path, provider: int, *, name: str, title: str, **settings: str) -> None:
-        self.name, self.title = name, title
+    def __init__(
+        self, directory: Path, provider: int, *, name: str, title: str, workers: int = 1, **settings: str
+    ) -> None:
+        self.name, self.title, self.workers = name, title, workers
         super().__init__(directory, provider)
         home = directory / name
         home.mkdir()
@@ -71,7 +73,7 @@ class Aiproxy(Target):
                 self.service.migrate()
                 self.service.set_plan(rpm=PLENTY, tpm=PLENTY, max_parallel=PLENTY)
         manage = [str(production_python()), str(ROOT / "manage.py")]
-        command = [*manage, "serve", "--workers", "1", "--no-shipper", "--port", str(self.port)]
+        command = [*manage, "serve", "--workers", str(self.workers), "--no-shipper", "--port", str(self.port)]
         self.running = Running(command, self.log, core=TARGET, environment=self.service.environment)
         seconds = self.running.wait_for(self.url("/health"))
         self.service.process = self.running.process
@@ -150,12 +152,20 @@ class Aiproxy(Target):
         return {match[0]: float(match[-1]) for match in found}
 
 
-def with_everything(directory: Path, provider: int, backends: Backends, **settings: str) -> Aiproxy:
-    name, title = settings.pop("name", "aiproxy"), settings.pop("title", "aiproxy, everything on")
+def with_everything(
+    directory: Path,
+    provider: int,
+    backends: Backends,
+    *,
+    name: str = "aiproxy",
+    title: str = "aiproxy, everything on",
+    workers: int = 1,
+    **settings: str,
+) -> Aiproxy:
     database = backends.database.rpartition("/")[0] + f"/bench_{name}_{os.getpid()}"
     create_database(backends.database, database.rpartition("/")[2])
     return Aiproxy(
-        directory, provider, name=name, title=title,
+        directory, provider, name=name, title=title, workers=workers,
         DATABASE_URL=database, REDIS_URL=backends.redis, AIPROXY_METRICS_TOKEN="m" * 8 + os.urandom(24).hex(),
         **settings,
     )  # fmt: skip
