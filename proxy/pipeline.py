@@ -276,19 +276,27 @@ class Attempts:
         self.made += 1
         self.may_be_billed = True
 
-    def _masked(self, body: bytes) -> bytes:
-        """A provider that repeats its key puts it into no answer and no row, whatever a key looks like."""
+    def mask(self, failure: ProxyError) -> None:
+        """A provider that repeats its key puts it into no error and no row, whatever a key looks like."""
+        key = self._key_in_use()
+        for name in ("message", "type", "param", "code"):
+            said = getattr(failure, name)
+            if said is not None and key in said:
+                setattr(failure, name, said.replace(key, "***"))
+
+    def _key_in_use(self) -> str:
         assert self.credential is not None
-        secret = self.credential.secret(self._runtime.keyring)
-        return body.replace(secret.reveal().encode(), b"***")
+        return self.credential.secret(self._runtime.keyring).reveal()
 
     async def _refusal(self, response: Response) -> ProxyError:
         """Reads a complete error answer and maps it."""
         assert self.lane is not None and self.lane.wire is not None and self.credential is not None
         metrics.attempts[self.lane.provider, f"status_{response.status // 100}xx"] += 1
-        body = self._masked(await read_error(response))
+        # As it came, for the wire may leave a part of a key, and as it was read, for JSON may escape one.
+        body = (await read_error(response)).replace(self._key_in_use().encode(), b"***")
         self.may_be_billed = False
         failure = self.lane.wire.error(response.status, body)
+        self.mask(failure)
         if response.status == 401 or failure.key_refused:
             self._runtime.journal.api_key_refused(self.credential.api_key_id, failure.message)
         wait = retry_after_ms(response.headers)
