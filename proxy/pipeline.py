@@ -102,7 +102,7 @@ class Attempts:
         self.tried = 0  # keys, also those whose provider could not be reached
         self.made = 0  # requests that may have reached a provider
         self.may_be_billed = False
-        self.provider_request_id = b""  # of the last answer
+        self.provider_request_id = b""  # of the last attempt's answer
 
     async def run(self, lanes: Sequence[Lane], prepare: Prepare) -> Response:
         """The first answer that is nobody else's turn. ProxyError, mapped for the client, when there is none.
@@ -116,6 +116,7 @@ class Attempts:
                 try:
                     outgoing = prepare(lane)
                 except BadRequest as error:
+                    self.credential, self.provider_request_id = None, b""  # nobody was asked
                     self._fail(lane, error)
                     continue
                 for credential in lane.credentials:
@@ -140,7 +141,7 @@ class Attempts:
             self._pass_over(lane, self._resting(lane, credential), credential)
             return None
         self.tried += 1
-        self.lane, self.credential = lane, credential
+        self.lane, self.credential, self.provider_request_id = lane, credential, b""
         self._since = time.monotonic()
         alive = None
         try:
