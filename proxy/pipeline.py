@@ -170,7 +170,7 @@ class Attempts:
         finally:
             self._leave(credential, entered, alive)
         self.provider_request_id = request_id_of(response.fields)
-        if response.status < 400:
+        if response.status < 300:
             return response
         await self._refused(response, outgoing)
         return None
@@ -290,12 +290,14 @@ class Attempts:
         return self.credential.secret(self._runtime.keyring).reveal()
 
     async def _refusal(self, response: Response) -> ProxyError:
-        """Reads a complete error answer and maps it."""
+        """Reads a complete answer that is none to the request, and maps it."""
         assert self.lane is not None and self.lane.wire is not None and self.credential is not None
         metrics.attempts[self.lane.provider, f"status_{response.status // 100}xx"] += 1
         # As it came, for the wire may leave a part of a key, and as it was read, for JSON may escape one.
         body = (await read_error(response)).replace(self._key_in_use().encode(), b"***")
         self.may_be_billed = False
+        if response.status < 400:
+            return UpstreamBroken("The provider sends us elsewhere, where no request and no key goes.")
         failure = self.lane.wire.error(response.status, body)
         self.mask(failure)
         if response.status == 401 or failure.key_refused:
