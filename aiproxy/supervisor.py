@@ -9,6 +9,7 @@ import gc
 import logging
 import math
 import os
+import resource
 import signal
 import sys
 import threading
@@ -215,6 +216,8 @@ class Service(BaseApplication):  # type: ignore[misc]
         return application
 
     def run(self) -> None:
+        # All have the master keys, and workers and the shipper open provider keys: a dump would write them down.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         Supervisor(self).run()
 
 

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import gc
 import os
-import resource
 import signal
 import socket
 import sys
@@ -121,8 +120,6 @@ class ProxyWorker(UvicornWorker):  # type: ignore[misc]
         # An exchange leaves next to no cycles; at the default of 700 an eighth of its instructions went to looking.
         # Pages leave some, and all else waits while they are freed: not too many at once.
         gc.set_threshold(10_000, 5, 5)
-        # Provider keys pass through this process; a dump would write them down.
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         ProxyProtocol.limits = limits()
         super().init_process()
 

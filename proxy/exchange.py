@@ -241,6 +241,9 @@ class Exchange:
                 await self._relay_plain(response, wire, call)
         except ConnectionFailure as error:
             raise translate(error) from error
+        except ProxyError as error:
+            attempts.mask(error)
+            raise
         finally:
             response.abort()
 

@@ -102,7 +102,7 @@ class Attempts:
         self.tried = 0  # keys, also those whose provider could not be reached
         self.made = 0  # requests that may have reached a provider
         self.may_be_billed = False
-        self.provider_request_id = b""  # of the last answer
+        self.provider_request_id = b""  # of the last attempt's answer
 
     async def run(self, lanes: Sequence[Lane], prepare: Prepare) -> Response:
         """The first answer that is nobody else's turn. ProxyError, mapped for the client, when there is none.
@@ -116,6 +116,7 @@ class Attempts:
                 try:
                     outgoing = prepare(lane)
                 except BadRequest as error:
+                    self.credential, self.provider_request_id = None, b""  # nobody was asked
                     self._fail(lane, error)
                     continue
                 for credential in lane.credentials:
@@ -140,7 +141,7 @@ class Attempts:
             self._pass_over(lane, self._resting(lane, credential), credential)
             return None
         self.tried += 1
-        self.lane, self.credential = lane, credential
+        self.lane, self.credential, self.provider_request_id = lane, credential, b""
         self._since = time.monotonic()
         alive = None
         try:
@@ -169,7 +170,7 @@ class Attempts:
         finally:
             self._leave(credential, entered, alive)
         self.provider_request_id = request_id_of(response.fields)
-        if response.status < 400:
+        if response.status < 300:
             return response
         await self._refused(response, outgoing)
         return None
@@ -276,19 +277,29 @@ class Attempts:
         self.made += 1
         self.may_be_billed = True
 
-    def _masked(self, body: bytes) -> bytes:
-        """A provider that repeats its key puts it into no answer and no row, whatever a key looks like."""
+    def mask(self, failure: ProxyError) -> None:
+        """A provider that repeats its key puts it into no error and no row, whatever a key looks like."""
+        key = self._key_in_use()
+        for name in ("message", "type", "param", "code"):
+            said = getattr(failure, name)
+            if said is not None and key in said:
+                setattr(failure, name, said.replace(key, "***"))
+
+    def _key_in_use(self) -> str:
         assert self.credential is not None
-        secret = self.credential.secret(self._runtime.keyring)
-        return body.replace(secret.reveal().encode(), b"***")
+        return self.credential.secret(self._runtime.keyring).reveal()
 
     async def _refusal(self, response: Response) -> ProxyError:
-        """Reads a complete error answer and maps it."""
+        """Reads a complete answer that is none to the request, and maps it."""
         assert self.lane is not None and self.lane.wire is not None and self.credential is not None
         metrics.attempts[self.lane.provider, f"status_{response.status // 100}xx"] += 1
-        body = self._masked(await read_error(response))
+        # As it came, for the wire may leave a part of a key, and as it was read, for JSON may escape one.
+        body = (await read_error(response)).replace(self._key_in_use().encode(), b"***")
         self.may_be_billed = False
+        if response.status < 400:
+            return UpstreamBroken("The provider sends us elsewhere, where no request and no key goes.")
         failure = self.lane.wire.error(response.status, body)
+        self.mask(failure)
         if response.status == 401 or failure.key_refused:
             self._runtime.journal.api_key_refused(self.credential.api_key_id, failure.message)
         wait = retry_after_ms(response.headers)

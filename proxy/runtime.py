@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Seconds that a slot in memory lives longer than its exchange may.
+SLOT_MARGIN = 60.0
 # Of so many stored keys a worker remembers what they reach: some 40 KB each.
 MODEL_LISTS = 256
 
@@ -149,10 +151,11 @@ class Runtime:
         await asyncio.to_thread(self.prices.close)
 
     def _limiter(self) -> Limiter:
+        slot_seconds = self.total_timeout + SLOT_MARGIN
         if not settings.REDIS_URL:
-            return MemoryLimiter()
+            return MemoryLimiter(slot_seconds=slot_seconds)
         redis = RedisLimiter(settings.REDIS_URL, timeout=settings.AIPROXY_REDIS_TIMEOUT)
-        limiter = GuardedLimiter(redis, MemoryLimiter(share=settings.AIPROXY_WORKERS))
+        limiter = GuardedLimiter(redis, MemoryLimiter(settings.AIPROXY_WORKERS, slot_seconds=slot_seconds))
         limiter.on_change.append(lambda degraded: metrics.limiter_degraded.set(int(degraded)))
         limiter.on_reconnect.append(lambda: self.policies.flush())
         return limiter

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -315,6 +316,14 @@ def test_it_starts_another_side_process_when_one_dies(stage):
     served.line("The side process ended")
     assert int(served.line(r"^side (\d+)", 2)[1]) != first
     assert served.signal(signal.SIGTERM).end() == 0
+
+
+def test_no_process_of_it_leaves_a_dump_with_keys(stage):
+    served = stage()
+    served.line("^side ")
+    assert served.ask(b"pid").status == 200
+    for pid in (served.process.pid, *served.children()):
+        assert resource.prlimit(pid, resource.RLIMIT_CORE) == (0, 0)
 
 
 def test_it_ends_the_side_process_after_the_workers_even_if_all_are_told_at_once(stage):

@@ -21,7 +21,7 @@ Kind = Literal["requests", "tokens", "parallel", ""]
 UNITS = 60_000
 # When a slot comes free depends on someone else's answer, so this is a pace for asking again and no promise.
 PARALLEL_RETRY_MS = 1_000
-# Longer than the longest request (total time-out 3,600 s): in memory a slot outlives its exchange.
+# In memory a slot outlives its exchange: longer than the longest request, which may take an hour if nobody says else.
 SLOT_SECONDS = 3_660.0
 # In Redis a slot is renewed while its worker lives: one that was killed keeps nobody waiting for longer.
 LEASE_SECONDS = 45.0

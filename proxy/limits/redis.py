@@ -455,8 +455,9 @@ class RedisLimiter:
         return ("EVALSHA", script.sha, 1, f"{self._prefix}{limit.scope}", packed_limits(limit), own)
 
     def _command(self, ask: Ask) -> _Command:
-        """By identity: comparing and hashing the tuples would cost what is saved. Entries hold what they stand for."""
-        command = self._commands.get(id(ask.limits))
+        """By identity: comparing and hashing the tuples would cost what is saved. Entries hold what they stand for. No
+        limits at all are one tuple for all policies, epoch keys are each one's own."""
+        command = self._commands.get(id(ask.epoch_keys))
         if (
             command is None
             or command.limits is not ask.limits
@@ -465,7 +466,7 @@ class RedisLimiter:
         ):
             if len(self._commands) >= COMMANDS:
                 self._commands.clear()
-            command = self._commands[id(ask.limits)] = self._prepared(ask)
+            command = self._commands[id(ask.epoch_keys)] = self._prepared(ask)
         return command
 
     def _prepared(self, ask: Ask) -> _Command:

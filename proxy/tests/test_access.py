@@ -4,6 +4,7 @@ import asyncio
 import base64
 import datetime as dt
 import secrets
+import time
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -142,6 +143,19 @@ async def test_it_refuses_who_has_used_up_their_day_until_the_plan_allows_more(c
     assert refused.headers["x-should-retry"] == "false"
     assert 0 <= int(refused.headers["retry-after"]) <= 86_400
     await change(plan, tpd=1_000_000)
+    assert (await ask(client)).status_code == 200
+
+
+@pytest.mark.data_plane(AIPROXY_TOTAL_TIMEOUT=7_200)
+async def test_it_counts_a_request_for_as_long_as_it_may_take(client, plane, proxy_key, provider):
+    await change(proxy_key[0], max_parallel=1)
+    gate = asyncio.Event()
+    provider.scripts = [stream([chunk("a"), DONE], gate=gate)]
+    async with client.stream("POST", "/v1/chat/completions", json={**CHAT, "stream": True}) as response:
+        plane.runtime.limiter._clock = lambda: time.monotonic_ns() + 7_199 * 10**9
+        assert (await ask(client)).status_code == 429
+        gate.set()
+        await response.aread()
     assert (await ask(client)).status_code == 200
 
 

@@ -136,6 +136,37 @@ async def test_it_masks_a_key_that_the_provider_echoes(client, provider):
     assert (error["message"], error["param"]) == ("Incorrect key ***", "***")
 
 
+def refusing(key: bytes):
+    return b'{"error":{"message":"Incorrect key %b","code":"%b"}}' % (key, key)
+
+
+def escaping(key: bytes):
+    return refusing(b"\\u%04x%b" % (key[0], key[1:]))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        lambda key: answer(400, refusing(key)),
+        lambda key: answer(400, escaping(key)),
+        lambda key: stream([chunk("a"), b"data: %b\n\n" % refusing(key)], finish=False),
+        lambda key: stream([b"data: %b\n\n" % escaping(key)]),
+    ],
+    ids=["plain", "escaped", "in a stream", "instead of a stream"],
+)
+async def test_it_masks_the_key_in_use_whatever_it_looks_like(client, provider, rows, told):
+    async def echo(request, writer):
+        await told(request.headers["authorization"].removeprefix("Bearer ").encode())(request, writer)
+
+    provider.default, seen = echo, b""
+    async with client.stream("POST", "/v1/chat/completions", json=STREAMED) as response:
+        with contextlib.suppress(httpx.RemoteProtocolError):
+            async for part in response.aiter_raw():
+                seen += part
+    assert b'"message":"Incorrect key ***"' in seen and b'"code":"***"' in seen
+    assert [row.error_message for row in await rows()] == ["Incorrect key ***"]
+
+
 async def test_it_never_asks_twice_what_may_have_been_served(client, provider, rows):
     async def reset(request, writer):
         writer.transport.abort()

@@ -143,6 +143,16 @@ async def test_it_never_asks_another_model_once_one_may_be_billed(anthropic, cli
     assert [(row.provider, row.usage_source) for row in await rows()] == [("anthropic", "estimated")]
 
 
+async def test_it_names_no_answer_of_another_provider(anthropic, client, provider, rows):
+    async def reset(request, writer):
+        writer.transport.abort()
+
+    anthropic.default, provider.default = OVERLOADED, reset
+    response = await ask(client)
+    assert served_by(response)[0] == "openai" and "x-provider-request-id" not in response.headers
+    assert [(row.provider, row.provider_request_id) for row in await rows()] == [("openai", "")]
+
+
 async def test_it_passes_over_a_provider_that_has_no_key(client, provider):
     response = await ask(client)
     assert (response.status_code, served_by(response)) == (200, ("openai", "gpt-4o", "1"))
@@ -158,7 +168,9 @@ async def test_it_tells_which_field_the_last_model_cannot_honour(anthropic, clie
     provider.default = slow("60")
     response = await ask(client, models=MODELS[::-1], n=2)
     assert (response.status_code, response.json()["error"]["param"]) == (400, "n")
-    assert [(row.outcome, row.tokens_total) for row in await rows()] == [("refused", 0)]
+    (row,) = await rows()
+    assert (row.outcome, row.tokens_total, row.provider) == ("refused", 0, "anthropic")
+    assert (row.api_key_id, row.provider_request_id) == (None, "")  # that was asked nothing
 
 
 @pytest.mark.data_plane(AIPROXY_CONNECT_TIMEOUT=1)

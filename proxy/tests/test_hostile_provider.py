@@ -56,12 +56,16 @@ async def read_stream(client) -> tuple[int, bytes, bool]:
 ELSEWHERE = ["http://127.0.0.1:{port}/v1/internal", "/v1/internal", "//127.0.0.1:{port}/x"]
 
 
-async def test_it_follows_no_redirect(client, provider):
-    cases = list(itertools.product((300, 301, 302, 303, 305, 307, 308), ELSEWHERE))
+async def test_it_follows_no_redirect(client, provider, rows):
+    cases = list(itertools.product((300, 301, 302, 303, 304, 305, 307, 308), ELSEWHERE))
     for status, where in cases:
         provider.default = answer(status, b"", f"location: {where.format(port=provider.port)}")
-        assert "location" not in (await ask(client)).headers
+        response = await ask(client)
+        assert (response.status_code, response.json()["error"]["code"]) == (502, "provider_broken")
+        assert "location" not in response.headers
     assert [request.target for request in provider.requests] == ["/v1/chat/completions"] * len(cases)
+    told = {(row.outcome, row.status_code, row.tokens_total) for row in await rows()}
+    assert told == {("provider_error", 502, 0)}
 
 
 async def test_it_obeys_no_refresh_and_no_alternative_service(client, provider):

@@ -154,14 +154,23 @@ async def test_it_sends_what_one_turn_of_the_loop_asks_in_one_write(prefix: str,
     await limiter.connect()
     transport, writes = limiter._connection._transport, []
     limiter._connection._transport = Spy(transport, writes)
-    others = (Limit("user:b", 100),)
-    asks = [Ask(f"{n}", limits, 1) for n in range(5) for limits in (BOTH, others)]
+    mine, others = (BOTH, (f"{prefix}a",)), ((Limit("user:b", 100),), (f"{prefix}b",))
+    asks = [Ask(f"{n}", limits, 1, keys) for n in range(5) for limits, keys in (mine, others)]
     await asyncio.gather(*(limiter.admit(ask) for ask in asks))
     for ask in asks:
         limiter.settle(ask, 1)
     await limiter.read_epochs((prefix + "after",))
     # A call for each policy; of requests a minute there is nothing to settle.
     assert [data.count(b"EVALSHA") for data in writes] == [2, 2]
+
+
+async def test_it_sends_policies_that_limit_nothing_as_those_that_do(prefix: str, limiter: RedisLimiter) -> None:
+    await limiter.connect()
+    transport, writes = limiter._connection._transport, []
+    limiter._connection._transport = Spy(transport, writes)
+    policies = (f"{prefix}a",), (f"{prefix}b",)
+    await asyncio.gather(*(limiter.admit(Ask(f"{n}", (), 1, keys)) for n in range(5) for keys in policies))
+    assert [data.count(b"EVALSHA") for data in writes] == [2]
 
 
 async def test_it_loses_alone_what_it_cannot_send(prefix: str, limiter: RedisLimiter) -> None:
