@@ -285,7 +285,7 @@ def check_names(**_: Any) -> list[CheckMessage]:
 @register(TAG)
 def check_data_directory(**_: Any) -> list[CheckMessage]:
     directory = settings.AIPROXY_DATA_DIR
-    if not disk.is_writable(directory):
+    if not (disk.is_writable(directory) and disk.is_writable(Path(directory, "journal"))):
         hint = "Give this user a directory to write in, on a local disk; the journal lives there."
         return [Error("AIPROXY_DATA_DIR cannot be written.", hint, id="aiproxy.E011")]
     kind = disk.file_system(directory)
@@ -298,8 +298,6 @@ def check_data_directory(**_: Any) -> list[CheckMessage]:
 @register(TAG)
 def check_workers(**_: Any) -> list[CheckMessage]:
     found: list[CheckMessage] = []
-    if settings.AIPROXY_WORKERS < 1:
-        found.append(Error("AIPROXY_WORKERS is 0.", "There is at least one worker.", id="aiproxy.E013"))
     if settings.AIPROXY_WORKERS > 1 and not settings.REDIS_URL:
         message = "Several workers and no REDIS_URL: each would enforce the limits by itself."
         found.append(Warning(message, "Set REDIS_URL, or run one worker.", id="aiproxy.W014"))
