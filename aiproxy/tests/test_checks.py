@@ -117,6 +117,13 @@ def test_it_warns_of_a_wildcard_host(settings):
     assert ids(checks.check_hosts) == []
 
 
+@pytest.mark.parametrize("host", ["https://example.org", "example.org:80", "example.org.", "a b", "*.org", "::1"])
+def test_it_refuses_a_host_that_no_request_can_name(settings, host):
+    settings.ALLOWED_HOSTS = ["example.org", ".Example.org", "[::1]", "192.0.2.1", host]
+    (message,) = checks.check_hosts()
+    assert (message.id, "entry 5" in message.msg) == ("aiproxy.E026", True)
+
+
 def test_it_warns_of_debug_beyond_this_machine(settings):
     settings.DEBUG, settings.ALLOWED_HOSTS = True, ["localhost", "127.0.0.1", "[::1]", "example.org"]
     assert ids(checks.check_hosts) == ["aiproxy.W009"]
