@@ -3,6 +3,8 @@
 No password, hash or verifier is shown, searched or filtered by; a new proxy key is shown once.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django import forms
@@ -20,9 +22,10 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from accounts import keys, mail
-from accounts.backoffice import BackOffice, confirmed, is_superuser
+from accounts.backoffice import GONE, BackOffice, confirmed, is_superuser
 from accounts.epoch import EpochNotPublished
 from accounts.hashers import HashingBusy
+from accounts.keys import AccountChanged
 from accounts.models import Plan, ProxyKey, SignIn, User
 from audit.models import Action
 from audit.trail import record_each
@@ -154,6 +157,8 @@ class UserAdmin(BackOffice, UserModelAdmin):
             return super().user_change_password(request, id, form_url)
         except (EpochNotPublished, HashingBusy) as error:
             return self.explain(request, error)
+        except GONE as error:
+            return self.missing(request, id, error)
 
     def has_assign_plan_permission(self, request: HttpRequest) -> bool:
         return self.may(request, "assign_plan")
@@ -185,8 +190,7 @@ class UserAdmin(BackOffice, UserModelAdmin):
     def change_plan(self, request: HttpRequest, queryset: QuerySet[User], entered: dict[str, Any]) -> None:
         plan: Plan = entered["plan"]
         for user in self._within_reach(request, queryset):
-            user.change_plan(plan)
-            self.log_change(request, user, f"Plan changed to {plan.code}.")
+            self._apply(request, user, partial(user.change_plan, plan), f"Plan changed to {plan.code}.")
 
     @admin.action(description="Revoke all proxy keys", permissions=["revoke"])
     @confirmed(
@@ -213,14 +217,20 @@ class UserAdmin(BackOffice, UserModelAdmin):
             if user == request.user:
                 self.message_user(request, "Nobody disables themselves: a colleague has to do it.", messages.ERROR)
                 continue
-            user.disable()
-            self.log_change(request, user, "Disabled.")
+            self._apply(request, user, user.disable, "Disabled.")
 
     @admin.action(description="Enable again", permissions=["disable"])
     def enable(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
         for user in self._within_reach(request, queryset):
-            user.enable()
-            self.log_change(request, user, "Enabled.")
+            self._apply(request, user, user.enable, "Enabled.")
+
+    def _apply(self, request: HttpRequest, user: User, change: Callable[[], None], what: str) -> None:
+        try:
+            change()
+        except AccountChanged:
+            self.message_user(request, f"{user} was deleted meanwhile: nothing was changed there.", messages.WARNING)
+        else:
+            self.log_change(request, user, what)
 
     def _within_reach(self, request: HttpRequest, queryset: QuerySet[User]) -> list[User]:
         """A role that may not change users acts on those who are no staff."""
@@ -281,7 +291,7 @@ class ProxyKeyAdmin(BackOffice, KeyModelAdmin):
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:
             return super().changeform_view(request, *args, **kwargs)
-        except (keys.PlanLimitReached, keys.KeyRevoked, keys.AccountChanged) as error:
+        except (keys.PlanLimitReached, keys.KeyRevoked, AccountChanged) as error:
             self.message_user(request, str(error) or "That account is disabled.", messages.ERROR)
             return HttpResponseRedirect(request.get_full_path())
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.utils import unquote
 from django.contrib.admin.widgets import AutocompleteSelect
-from django.core.exceptions import ValidationError
+from django.core.exceptions import ObjectDoesNotExist, ValidationError
+from django.db import DatabaseError
 from django.db.models import JSONField, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 else:
     Mixin = object
 
+GONE = (DatabaseError, ObjectDoesNotExist)  # among others: what saving a row raises that is not there
 _CONFIRMED, _ONE = "confirmed", "one"
 _SHOWN = 50
 
@@ -116,11 +119,15 @@ class BackOffice(QueryGuard):
         context = {"row_actions": actions, "row_field": ACTION_CHECKBOX_NAME, **(extra_context or {})}
         return super().change_view(request, object_id, form_url, context)
 
-    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+    def changeform_view(
+        self, request: HttpRequest, object_id: str | None = None, *args: Any, **kwargs: Any
+    ) -> HttpResponse:
         try:
-            return super().changeform_view(request, *args, **kwargs)
+            return super().changeform_view(request, object_id, *args, **kwargs)
         except (EpochNotPublished, HashingBusy) as error:
             return self.explain(request, error)
+        except GONE as error:
+            return self.missing(request, object_id, error)
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """Of a row that is there what the form holds, and no more: what somebody else has changed since it was read
@@ -152,6 +159,13 @@ class BackOffice(QueryGuard):
         text = str(error) or "Too many passwords and keys are being checked. Nothing was saved: try again."
         self.message_user(request, text, messages.ERROR)
         return HttpResponseRedirect(request.get_full_path())
+
+    def missing(self, request: HttpRequest, object_id: str | None, error: Exception) -> HttpResponse:
+        """What is said of a row whose change failed since somebody has deleted it; else the error goes on."""
+        if object_id is None or self.get_object(request, unquote(object_id)) is not None:
+            raise error
+        self.message_user(request, f"This {self.opts.verbose_name} was deleted meanwhile.", messages.WARNING)
+        return HttpResponseRedirect(reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_changelist"))
 
     def _page_of(self, pk: str) -> str:
         return reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_change", args=[pk])

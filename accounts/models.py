@@ -220,16 +220,13 @@ class User(Epochal, AbstractBaseUser, PermissionsMixin):
 
     def disable(self) -> None:
         """Every token and proxy key is refused at once; enabling again brings the proxy keys back, not the tokens."""
-        self.is_active = False
-        self.save(update_fields=["is_active"])
+        self.change(is_active=False)
 
     def enable(self) -> None:
-        self.is_active = True
-        self.save(update_fields=["is_active"])
+        self.change(is_active=True)
 
     def change_plan(self, plan: Plan) -> None:
-        self.plan = plan
-        self.save(update_fields=["plan"])
+        self.change(plan=plan)
 
     def change_password(self, password: str) -> int:
         """Ends every sign-in and revokes every proxy key; how many keys that were. Raises AccountChanged."""

@@ -20,7 +20,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
-from django.http.request import validate_host
+from django.http.request import split_domain_port, validate_host
 
 from accounts.addresses import networks, split_url
 from accounts.keyset import KeysetError, parse_keyset
@@ -151,6 +151,10 @@ def check_hosts(**_: Any) -> list[CheckMessage]:
     if settings.AIPROXY_HTTPS and "*" in settings.ALLOWED_HOSTS:
         message = "ALLOWED_HOSTS holds `*`: any Host header is believed."
         found.append(Warning(message, "List the names that clients use.", id="aiproxy.W006"))
+    for number, host in enumerate(settings.ALLOWED_HOSTS, 1):
+        if host != "*" and split_domain_port(host) != (host.lower(), ""):
+            message = f"ALLOWED_HOSTS: entry {number} is no host: no request could ever name it."
+            found.append(Error(message, "Names alone, as in `aiproxy.example.org`.", id="aiproxy.E026"))
     outside = [host for host in settings.ALLOWED_HOSTS if not _is_loopback(host)]
     if settings.DEBUG and outside:
         message = "DEBUG is on, and ALLOWED_HOSTS names hosts beyond this machine: error pages show settings and code."
@@ -285,7 +289,7 @@ def check_names(**_: Any) -> list[CheckMessage]:
 @register(TAG)
 def check_data_directory(**_: Any) -> list[CheckMessage]:
     directory = settings.AIPROXY_DATA_DIR
-    if not disk.is_writable(directory):
+    if not (disk.is_writable(directory) and disk.is_writable(Path(directory, "journal"))):
         hint = "Give this user a directory to write in, on a local disk; the journal lives there."
         return [Error("AIPROXY_DATA_DIR cannot be written.", hint, id="aiproxy.E011")]
     kind = disk.file_system(directory)
@@ -298,8 +302,6 @@ def check_data_directory(**_: Any) -> list[CheckMessage]:
 @register(TAG)
 def check_workers(**_: Any) -> list[CheckMessage]:
     found: list[CheckMessage] = []
-    if settings.AIPROXY_WORKERS < 1:
-        found.append(Error("AIPROXY_WORKERS is 0.", "There is at least one worker.", id="aiproxy.E013"))
     if settings.AIPROXY_WORKERS > 1 and not settings.REDIS_URL:
         message = "Several workers and no REDIS_URL: each would enforce the limits by itself."
         found.append(Warning(message, "Set REDIS_URL, or run one worker.", id="aiproxy.W014"))

@@ -93,8 +93,9 @@ class Environment(environ.FileAwareEnv):  # type: ignore[misc]
                 found: dict[str, Any] = self.db_url_config(url)
         except (ValueError, ImproperlyConfigured):
             found = {}
+        named = found.get("NAME") or "service" in found.get("OPTIONS", {})
         # Port 0 would be taken for the default one. (`split_url` cannot read every address that is good here.)
-        if found.get("ENGINE") not in _DATABASES or re.search(r"^[^/]*//[^/]*:0+([/?]|$)", url):
+        if found.get("ENGINE") not in _DATABASES or not named or re.search(r"^[^/]*//[^/]*:0+([/?]|$)", url):
             raise ImproperlyConfigured(
                 f"{var} is no database's address, as in postgres://user:password@host:5432/name."
             )

@@ -25,6 +25,8 @@ def make() -> None:
         os.environ[VARIABLE] = _new()
         return
     Path(given).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=given):  # each process will have files there
+        pass
     for left in Path(given).glob("*.db"):
         left.unlink(missing_ok=True)
 

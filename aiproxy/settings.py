@@ -16,6 +16,7 @@ from aiproxy.environment import Environment
 BASE_DIR = Path(__file__).resolve().parent.parent
 SHORTEST = 0.001  # seconds: with a time-out of 0 nothing would ever be in time
 YEAR_MINUTES = 525_600
+MOST_WORKERS = 1024
 env = Environment.read(os.environ.get("AIPROXY_ENV_FILE") or BASE_DIR / ".env")
 
 # --- Secrets: one purpose each; the checks refuse missing, short, example or equal ones -------------
@@ -94,8 +95,8 @@ AIPROXY_POLICY_MAX_AGE = env.float("AIPROXY_POLICY_MAX_AGE", 900)
 AIPROXY_DATABASE_TIMEOUT = env.float("AIPROXY_DATABASE_TIMEOUT", 1.0, least=SHORTEST)
 AIPROXY_REDIS_TIMEOUT = env.float("AIPROXY_REDIS_TIMEOUT", 0.05, least=SHORTEST)
 # How many workers share the limits while Redis is away; `serve` sets it to its --workers.
-AIPROXY_WORKERS = env.int("AIPROXY_WORKERS", 1)
-AIPROXY_JOURNAL_SEGMENT = env.int("AIPROXY_JOURNAL_SEGMENT", 8 << 20, least=40_960)
+AIPROXY_WORKERS = env.int("AIPROXY_WORKERS", 1, least=1, most=MOST_WORKERS)
+AIPROXY_JOURNAL_SEGMENT = env.int("AIPROXY_JOURNAL_SEGMENT", 8 << 20, least=40_960, most=1 << 40)
 
 # --- The back-office --------------------------------------------------------------------------------
 AIPROXY_ADMIN_PATH = env.str("AIPROXY_ADMIN_PATH", "").strip("/") or "admin"

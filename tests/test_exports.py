@@ -27,7 +27,7 @@ ProxyRequest.objects.bulk_create(ProxyRequest(
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory) -> Iterator[Service]:
-    with running(tmp_path_factory.mktemp("exports")) as service:
+    with running(tmp_path_factory.mktemp("exports"), AIPROXY_GRACE="1") as service:
         yield service
 
 
@@ -83,3 +83,12 @@ def test_an_export_that_was_not_begun_is_made_by_the_next_exporter(service, owne
     asking.join()
     assert len(found[0]["requests"]) == ROWS
     until(lambda: exporter(service) != first, "the next exporter")
+
+
+def test_an_export_that_outlives_the_grace_time_leaves_no_trace_in_the_log(service, owner):
+    client, broken = begin_export(service, owner)
+    assert service.stop() == 0
+    with pytest.raises(http.client.IncompleteRead):
+        broken.read()
+    client.close()
+    assert "Exception ignored" not in service.log.read_text()

@@ -1,6 +1,8 @@
 """Owns what is asked of a directory's file system: what it is, whether locks hold on it, whether it can be written."""
 
+import errno
 import os
+import tempfile
 from pathlib import Path
 
 # flock is advisory or absent there, and a write may be lost after it was acknowledged.
@@ -38,9 +40,12 @@ def nearest(directory: str | os.PathLike[str]) -> Path:
 
 
 def is_writable(directory: str | os.PathLike[str]) -> bool:
-    """Whether files can be made in it, or it can be made itself."""
-    path = nearest(directory)
-    return path.is_dir() and os.access(path, os.W_OK | os.X_OK) and not os.statvfs(path).f_flag & os.ST_RDONLY
+    """Whether files can be made in it, or it can be made itself. Tried: /proc lets root write, and takes no file."""
+    try:
+        with tempfile.TemporaryFile(dir=nearest(directory)):
+            return True
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)  # the journal says so, and works again once there is room
 
 
 def is_locked(file: Path) -> bool | None:

@@ -37,7 +37,8 @@ class Download(StreamingHttpResponse):
 
     def __init__(self, make: exporter.Make, *args: Any, **response: Any) -> None:
         self._left = threading.Event()
-        super().__init__(exporter.pieces(make, *args, left=self._left), **response)
+        self._pieces = exporter.pieces(make, *args, left=self._left)
+        super().__init__(self._pieces, **response)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         pieces = iter(self)
@@ -48,6 +49,8 @@ class Download(StreamingHttpResponse):
                 yield piece
         finally:
             self._left.set()
+            # At the end of a drain nobody closes the response, and the collector would close the descriptor twice.
+            await sync_to_async(self._pieces.close)()
 
 
 def as_csv(query: Query) -> Iterator[bytes]:

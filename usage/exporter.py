@@ -10,7 +10,7 @@ import os
 import pickle
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -68,7 +68,7 @@ class Channel:
                 threading.Thread(target=_fulfil, args=(order, Connection(descriptor)), daemon=True).start()
 
 
-def _made(order: bytes) -> Iterator[bytes]:
+def _made(order: bytes) -> Generator[bytes]:
     make, args = pickle.loads(order)  # noqa: S301  # one of our own processes wrote it
     return make(*args)  # type: ignore[no-any-return]
 
@@ -97,7 +97,7 @@ def open_channel() -> Channel:
     return _channel
 
 
-def pieces(make: Make, *args: Any, left: threading.Event | None = None) -> Iterator[bytes]:
+def pieces(make: Make, *args: Any, left: threading.Event | None = None) -> Generator[bytes]:
     """What `make(*args)` yields, made in the exporter; in this process where a service has none, as `runserver`.
 
     `make` is a function of a module, `args` can be pickled. Waits for no more pieces once `left` is set. Raises
@@ -107,7 +107,7 @@ def pieces(make: Make, *args: Any, left: threading.Event | None = None) -> Itera
     return _made(order) if _channel is None else _received(_channel.order(order), left or threading.Event())
 
 
-def _received(exporter: Connection, left: threading.Event) -> Iterator[bytes]:
+def _received(exporter: Connection, left: threading.Event) -> Generator[bytes]:
     with exporter:
         try:
             while not left.is_set():

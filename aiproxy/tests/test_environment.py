@@ -111,8 +111,8 @@ def test_it_holds_a_number_to_its_bounds(env, monkeypatch, text, said):
 
 @pytest.mark.parametrize(
     "url",
-    ["nonsense", "postgress://me:s3cret@host/name", "postgres://host:99999/name", "postgres://me:s3cret@host:0/name",
-     "mysql://h/n"],
+    ["nonsense", "postgres://", "postgres://host:5432", "postgress://me:s3cret@host/name", "postgres://host:99999/name",
+     "postgres://me:s3cret@host:0/name", "mysql://h/n"],
 )  # fmt: skip
 def test_it_refuses_what_is_no_database_and_shows_no_password(env, recwarn, url):
     with pytest.raises(ImproperlyConfigured, match="DATABASE_URL is no database's address") as caught:

@@ -56,6 +56,28 @@ def test_it_makes_a_database_where_nothing_is_yet(start, tmp_path):
     assert (tmp_path / "new" / "data" / "aiproxy.sqlite3").is_file()
 
 
+@pytest.mark.parametrize("name", ["file", "/proc"])
+def test_it_says_that_no_database_can_be_made_there(start, tmp_path, name):
+    (tmp_path / "file").touch()
+    said = start("migrate", AIPROXY_DATA_DIR=str(tmp_path / name)).communicate(timeout=60)[1]
+    assert said.startswith(b"CommandError: AIPROXY_DATA_DIR cannot be written. ") and said.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "said"),
+    [
+        ("AIPROXY_WORKERS", "-1", "1 or more"),
+        ("AIPROXY_WORKERS", "0", "1 or more"),
+        ("AIPROXY_WORKERS", "1025", "1,024 at the most"),
+        ("AIPROXY_JOURNAL_SEGMENT", "9" * 30, "1,099,511,627,776 at the most"),
+    ],
+)
+def test_it_says_which_numbers_a_setting_takes(start, name, number, said):
+    process = start("serve", **{name: number})
+    assert process.communicate(timeout=60)[1].decode() == f"A setting is wrong: {name} must be {said}.\n"
+    assert process.returncode == 1
+
+
 def test_it_says_that_nobody_answers(start):
     process = start("flush", stdin=subprocess.DEVNULL)
     assert process.communicate(timeout=60)[1] == b"Standard input ended before there was an answer.\n"
@@ -99,9 +121,10 @@ def test_it_puts_nothing_else_where_a_closed_output_was(start, number):
     assert (process.returncode, out == b"") == ((1, True) if number == 1 else (0, False))
 
 
-def test_it_says_that_metrics_have_no_directory(start, tmp_path):
+@pytest.mark.parametrize("name", ["file", "/proc"])
+def test_it_says_that_metrics_have_no_directory(start, tmp_path, name):
     (tmp_path / "file").touch()
-    process = start("serve", PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "file"))
+    process = start("serve", PROMETHEUS_MULTIPROC_DIR=str(tmp_path / name))
     said = process.communicate(timeout=60)[1]
     assert said.startswith(b"Metrics cannot be added up: ") and said.count(b"\n") == 1
     assert process.returncode == 1

@@ -28,6 +28,7 @@ class Signed(msgspec.Struct, omit_defaults=True):
     thinking_blocks: list[Json] = []
     calls: dict[str, Json] = {}  # by call id: the call's extra_content
     message: Json | None = None  # the message's extra_content
+    picture: Json | None = None  # that of the picture that follows
 
     def sealed(self) -> str:
         return SIGNED + base64.b64encode(msgspec.json.encode(self)).decode()
@@ -84,6 +85,7 @@ class _Messages:
         self.messages: list[Json] = []
         self._turn: Json | None = None  # the assistant's, as long as its items come
         self._signed: dict[str, Json] = {}  # call id: extra_content, of calls that have not come yet
+        self._signed_picture: Json | None = None  # the extra_content of the next one
         self._adders: dict[str, Callable[[Json, str], None]] = {
             "message": self._message,
             "reasoning": self._reasoning,
@@ -123,6 +125,7 @@ class _Messages:
             turn.setdefault("thinking_blocks", []).extend(signed.thinking_blocks)
         if signed.message is not None:
             turn["extra_content"] = signed.message
+        self._signed_picture = signed.picture
 
     def _call(self, item: Json, at: str) -> None:
         call_id = expect(item.get("call_id"), str, f"{at}.call_id")
@@ -138,7 +141,10 @@ class _Messages:
     def _picture(self, item: Json, at: str) -> None:
         """A picture that the model made: what its own chat message has as `images`."""
         url = f"data:image/{word(item.get('output_format')) or 'png'};base64,{word(item.get('result'))}"
-        self._assistant().setdefault("images", []).append({"type": "image_url", "image_url": {"url": url}})
+        picture: Json = {"type": "image_url", "image_url": {"url": url}}
+        if self._signed_picture is not None:
+            picture["extra_content"], self._signed_picture = self._signed_picture, None
+        self._assistant().setdefault("images", []).append(picture)
 
     def _output(self, item: Json, at: str) -> None:
         self._turn = None

@@ -50,6 +50,7 @@ class _Address(msgspec.Struct):
 
 class _Image(msgspec.Struct):
     image_url: _Address
+    extra_content: Json | None = None
 
 
 class Message(msgspec.Struct):
@@ -283,7 +284,8 @@ class Encoder:
     def _image(self, image: _Image) -> bytes:
         head, _, data = image.image_url.url.partition(";base64,")
         fields = {"result": data, "output_format": head.rpartition("/")[2]}
-        return self._open("image_generation_call", "ig", fields) + self._close("completed")
+        said = self._sign(Signed(picture=image.extra_content)) if image.extra_content else b""
+        return said + self._open("image_generation_call", "ig", fields) + self._close("completed")
 
     # --- calls ---------------------------------------------------------------------------------------------------
 

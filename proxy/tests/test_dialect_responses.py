@@ -283,10 +283,12 @@ def test_it_fails_where_a_closed_call_goes_on():
 def test_it_gets_back_what_it_gave_out():
     blocks = [{"type": "thinking", "thinking": "Hm.", "signature": "s=="}]
     picture = {"type": "image_url", "image_url": {"url": "data:image/webp;base64,AA=="}}
-    message = {"content": "Hi", "thinking_blocks": blocks, "reasoning_content": "Hm.", "images": [picture]}
+    signed = [{**picture, "extra_content": {"google": {"thought_signature": text}}} for text in ("c2ln", "bWVk")]
+    pictures = [picture, *signed, picture]
+    message = {"content": "Hi", "thinking_blocks": blocks, "reasoning_content": "Hm.", "images": pictures}
     completion = {"model": "m", "choices": [{"message": message, "finish_reason": "stop"}]}
     output = json.loads(responses.answer(json.dumps(completion).encode(), call_of()))["output"]
     chat = chat_of(json.dumps({"model": "m", "input": output}).encode())
-    said = {"role": "assistant", "content": "Hi", "thinking_blocks": blocks, "images": [picture]}
+    said = {"role": "assistant", "content": "Hi", "thinking_blocks": blocks, "images": pictures}
     assert chat["messages"] == [said]
     assert Signed(thinking_blocks=blocks).sealed() == output[0]["encrypted_content"]

@@ -197,6 +197,23 @@ def test_it_sends_a_calls_signature_back(fields, signature):
     assert history("gemini-3-flash", **fields)["contents"][1]["parts"][0]["thoughtSignature"] == signature
 
 
+SIGNED = [
+    {"text": "Two cats.", "thoughtSignature": "dGV4dA=="},
+    {"inlineData": {"mimeType": "image/png", "data": "AAAA"}, "thoughtSignature": "b25l"},
+    {"inlineData": {"mimeType": "image/png", "data": "BBBB"}, "thoughtSignature": "dHdv"},
+]
+
+
+def test_it_sends_each_pictures_signature_back():
+    body = json.dumps({"candidates": [{"content": {"parts": SIGNED}, "finishReason": "STOP"}]}).encode()
+    plain = json.loads(google.answer(body, Call("m"))[0])["choices"][0]["message"]
+    out, decoder = feed(google.WIRE, Call("m", stream=True), [b"data: " + body + b"\n\n"])
+    chunks = (json.loads(event.removeprefix(b"data: ")) for event in (out + decoder.final).split(b"\n\n")[:-2])
+    streamed = {name: value for one in chunks for name, value in one["choices"][0]["delta"].items()}
+    for said in (plain, streamed):
+        assert encode("gemini-3-pro-image", messages=[*HI, said, *HI])["contents"][1]["parts"] == SIGNED
+
+
 def test_it_needs_no_signature_where_the_model_does_not():
     calls = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
     results = [{"role": "tool", "tool_call_id": "c1", "content": "1"}]

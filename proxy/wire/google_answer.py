@@ -189,7 +189,7 @@ class Delta(msgspec.Struct):
 
     text: str = ""
     reasoning: str = ""
-    signature: str = ""  # of the message; a call carries its own
+    signature: str = ""  # of the message; a call and a picture carry their own
     calls: list[Json] = []
     images: list[Json] = []
 
@@ -203,14 +203,14 @@ def gather(parts: list[Part], identity: Identity, choice: int, numbers: range) -
             if number < numbers.stop:
                 found.calls.append(_call(part, part.function_call, identity.call_id(choice, number)))
             continue
+        if part.inline_data is not None and not part.thought and not part.text:  # drafts are thoughts
+            found.images.append(_picture(part, part.inline_data))
+            continue
         if part.text:
             if part.thought:
                 found.reasoning += part.text
             else:
                 found.text += part.text
-        elif part.inline_data is not None and not part.thought:  # drafts are thoughts
-            url = f"data:{part.inline_data.mime_type};base64,{part.inline_data.data}"
-            found.images.append({"type": "image_url", "image_url": {"url": url}})
         if part.thought_signature:
             found.signature = part.thought_signature
     return found
@@ -222,9 +222,16 @@ def _call(part: Part, call: _FunctionCall, minted: str) -> Json:
         "type": "function",
         "function": {"name": call.name, "arguments": _arguments(call)},
     }
-    if part.thought_signature:
-        found["extra_content"] = extra_content(part.thought_signature)
-    return found
+    return _signed(found, part)
+
+
+def _picture(part: Part, picture: _Blob) -> Json:
+    url = f"data:{picture.mime_type};base64,{picture.data}"
+    return _signed({"type": "image_url", "image_url": {"url": url}}, part)
+
+
+def _signed(found: Json, part: Part) -> Json:
+    return {**found, "extra_content": extra_content(part.thought_signature)} if part.thought_signature else found
 
 
 def _arguments(call: _FunctionCall) -> str:

@@ -111,9 +111,11 @@ class _Contents:
         for number, picture in enumerate(expect(message.get("images") or [], list, f"{at}.images")):
             param = f"{at}.images[{number}]"
             parts.append(_image(expect(picture, dict, param).get("image_url"), f"{param}.image_url", self._able))
-        if signature := signature_of(message):
-            if parts:
+            if signature := signature_of(picture):
                 parts[-1]["thoughtSignature"] = signature
+        if signature := signature_of(message):
+            if unsigned := [part for part in parts if "thoughtSignature" not in part]:
+                unsigned[-1]["thoughtSignature"] = signature
             elif not message.get("tool_calls"):
                 parts.append({"text": "", "thoughtSignature": signature})
         for number, call in enumerate(expect(message.get("tool_calls") or [], list, f"{at}.tool_calls")):
@@ -183,7 +185,7 @@ def _response(text: str) -> Json:
 
 
 def signature_of(holder: Json) -> str:
-    """The thought signature of a message or a tool call, where Google's own compatible API puts it; '' if none."""
+    """A message's, call's or picture's thought signature, where Google's own compatible API puts it; '' if none."""
     for outer, inner in (("extra_content", "google"), ("provider_specific_fields", "")):
         found = holder.get(outer)
         if inner and isinstance(found, dict):

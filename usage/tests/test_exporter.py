@@ -1,5 +1,6 @@
 """Exports made by a process of their own: whole, or broken for everybody to see."""
 
+import asyncio
 import contextlib
 import pickle
 import threading
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from usage import exporter
+from usage.export import Download
 
 
 def numbers(count):
@@ -82,6 +84,22 @@ def test_a_client_that_leaves_is_nobodys_failure(serving, caplog):
     export.close()
     thread.join(10)
     assert not thread.is_alive() and not caplog.records
+
+
+@pytest.mark.django_db(transaction=True)
+def test_its_descriptor_is_closed_although_nobody_closes_the_response(serving):
+    """As when a drain ends; left to the collector it would be closed twice, by the connection and by who reads it."""
+    download = Download(numbers, 10_000_000)
+
+    async def read_one():
+        pieces = aiter(download)
+        await anext(pieces)
+        await pieces.aclose()
+
+    asyncio.run(read_one())
+    for thread in at_work():
+        thread.join(10)
+    assert not at_work()
 
 
 def test_more_orders_than_can_wait_are_refused(channel):

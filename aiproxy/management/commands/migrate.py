@@ -10,6 +10,8 @@ from django.core.management.commands import migrate
 from django.db import OperationalError, connections
 from psycopg.errors import LockNotAvailable
 
+from aiproxy.checks import check_data_directory
+
 PATIENCE = 5.0  # seconds
 LONGEST = 86_400
 TRIES = 12
@@ -29,6 +31,8 @@ class Command(migrate.Command):
     def execute(self, *args: Any, **options: Any) -> Any:
         if connections[options["database"]].vendor == "sqlite":
             # It makes its file, not the directory around it; the system checks open it already.
+            for wrong in check_data_directory():
+                raise CommandError(f"{wrong.msg} {wrong.hint}")
             Path(settings.AIPROXY_DATA_DIR).mkdir(mode=0o700, parents=True, exist_ok=True)
         return super().execute(*args, **options)
 

@@ -28,8 +28,8 @@ def port_number(text: str) -> int:
 
 
 def worker_count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 1024):
-        raise ArgumentTypeError(f"{text!r} is not a number of workers: it must be from 1 to 1024.")
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= settings.MOST_WORKERS):
+        raise ArgumentTypeError(f"{text!r} is not a number of workers: it must be from 1 to {settings.MOST_WORKERS}.")
     return int(text)
 
 
