@@ -407,7 +407,7 @@ async def test_it_authenticates_and_selects_its_database() -> None:
             await RedisLimiter(f"redis://:wrong@127.0.0.1:{server.port}").connect()
         assert "wrong" not in str(refused.value)
     finally:
-        server.remove()
+        server.close()
 
 
 async def test_it_connects_over_a_unix_socket(server: RedisServer) -> None:
