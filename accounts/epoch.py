@@ -78,12 +78,15 @@ def publish_on_commit(names: Iterable[str]) -> None:
 def publish(names: list[str]) -> None:
     if not (settings.REDIS_URL and names):
         return
+    client = _redis(settings.REDIS_URL)
     try:
-        with _redis(settings.REDIS_URL).pipeline(transaction=True) as batch:
+        with client.pipeline(transaction=True) as batch:
             for name in names:
                 batch.set(name, new_token(), ex=_LIFETIME)
             batch.execute()
     except redis.RedisError as error:
+        # One that may only be read now answers on: its address may lead to another.
+        client.connection_pool.disconnect(inuse_connections=False)
         raise EpochNotPublished from error
 
 

@@ -21,6 +21,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
 
+from proxy.limits.redis import PREFIX
 from usage import disk
 from vault import canary
 
@@ -93,10 +94,11 @@ def _ask_database() -> str:
 
 
 def _ask_redis() -> str:
+    """Whether it takes a key: one that may only be read, or is full, answers a ping all the same."""
     if not settings.REDIS_URL:
         return "off"
     with redis.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=1, socket_timeout=1) as client:
-        client.ping()
+        client.set(f"{PREFIX}probe", "1", px=1000)
     return "ok"
 
 

@@ -191,7 +191,14 @@ else:
     _database["OPTIONS"] = {
         **_database.get("OPTIONS", {}),
         "connect_timeout": 5,
-        "pool": {"min_size": 0, "max_size": env.int("AIPROXY_DB_POOL", 10, least=1), "timeout": 5, "max_idle": 60},
+        "pool": {
+            "min_size": 0,
+            "max_size": env.int("AIPROXY_DB_POOL", 10, least=1),
+            "timeout": 5,
+            "max_idle": 60,
+            # An attempt's pauses double until it is given up; only then, whoever asks next begins another.
+            "reconnect_timeout": 5,
+        },
     }
 
 CACHES: dict[str, dict[str, Any]] = {

@@ -23,8 +23,11 @@ logger = logging.getLogger(__name__)
 NICENESS = 10
 POLL = 0.5  # seconds until an end is noticed, or that a client has left
 PATIENCE = 5.0  # seconds for an order to find room: the kernel holds a hundred or two (net.core.wmem_default)
+# Pieces made at a time: they share one interpreter, and each needs a database connection, of which there are few.
+TURNS = 4
 _LONGEST_ORDER = 1 << 16  # bytes
 _END = b""
+_turn = threading.BoundedSemaphore(TURNS)
 
 Make = Callable[..., Iterator[bytes]]
 
@@ -76,10 +79,12 @@ def _made(order: bytes) -> Generator[bytes]:
 def _fulfil(order: bytes, client: Connection) -> None:
     with client:
         try:
-            for piece in _made(order):
-                connection.close()  # back to the pool, for as long as the client reads
+            made, piece = _made(order), None
+            while piece != _END:
+                with _turn:
+                    piece = next(made, _END)
+                    connection.close()  # back to the pool, for as long as the client reads
                 client.send_bytes(piece)
-            client.send_bytes(_END)
         except ConnectionError:
             pass  # nobody wants it any more
         except Exception:

@@ -20,7 +20,7 @@ CHUNK = 256 << 10
 STILLBORN_AFTER = 600.0  # seconds
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Tail:
     """One segment, read from where it was left."""
 

@@ -12,7 +12,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 from uuid import UUID
@@ -65,7 +65,7 @@ class Shipper:
         self._writers: dict[str, _Writer] = {}
         self._batch: list[Row] = []
         self._resigned: list[Resigned] = []
-        self._touched: list[Tail] = []
+        self._touched: set[Tail] = set()  # read since the last flush
         self._shipped = 0
         # Records of this pass that the disk did not take in another place: their segments stay.
         self._kept = 0
@@ -151,7 +151,7 @@ class Shipper:
             self._flush()
             for writer in list(self._writers.values()):
                 self._sweep(writer)
-                if writer.name not in found:
+                if not writer.tails or writer.name not in found:
                     del self._writers[writer.name]
             segments.bury(self.directory, segments.dead_writers_without_segments(self.directory, self._writers))
             self._look_up_unresolved()
@@ -196,20 +196,20 @@ class Shipper:
                 self._leave(tail, error)
             if not final:
                 return
-            self._flush()
-            self._sweep(writer)
+            if len(self._touched) == 1:  # this one: the rows of all before it are committed
+                self._sweep(writer)
         if dead and not any(tail.stuck and not tail.finished for tail in writer.tails.values()):
             self._interrupt(writer)
 
     def _read(self, writer: _Writer, tail: Tail, *, final: bool) -> None:
         torn = tail.torn
-        self._touched.append(tail)
+        self._touched.add(tail)
         while True:
             before = tail.offset
             for payload in tail.payloads(final=final):
                 self._take(writer, tail, payload)
-                if not self._touched:  # what was read so far is flushed
-                    self._touched.append(tail)
+                self._keep([tail])
+                self._touched.add(tail)  # what was read so far may have been flushed
             if final or tail.offset == before:
                 break
         if tail.torn > torn:
@@ -263,19 +263,15 @@ class Shipper:
         if writer.begins:
             metrics.INTERRUPTED.inc(len(writer.begins))
             for begin, tail in list(writer.begins.values()):
-                self._touched.append(tail)
+                self._touched.add(tail)
                 self._enqueue(rows.interrupted(begin), writer.name)
                 tail.unresolved -= 1
             writer.begins.clear()
-        self._flush()
-        self._sweep(writer)
-        if not writer.tails:
-            del self._writers[writer.name]
 
     def _sweep(self, writer: _Writer) -> None:
-        """Removes segments that nobody needs any more; all rows that were read are committed when it is called."""
+        """Removes segments that nobody needs any more: all rows that were read of them are committed."""
         for number, tail in sorted(writer.tails.items()):
-            if tail.finished and not tail.unresolved:
+            if tail.finished and not tail.unresolved and tail not in self._touched:
                 try:
                     tail.path.unlink(missing_ok=True)
                 except OSError as error:
@@ -319,10 +315,16 @@ class Shipper:
                 logger.exception("Proxy key %s could not be signed anew; its next use asks again", record.proxy_key_id)
         for tail in self._touched:
             tail.shipped = tail.offset
-            tail.unresolved += self._delivery.kept  # one of these tails is where they are
+        self._keep(self._touched)
         self._touched.clear()
-        self._kept += self._delivery.kept
-        self._delivery.kept = 0
+
+    def _keep(self, tails: Iterable[Tail]) -> None:
+        """One of these is where the records are that could not be laid aside."""
+        if self._delivery.kept:
+            for tail in tails:
+                tail.unresolved += self._delivery.kept
+            self._kept += self._delivery.kept
+            self._delivery.kept = 0
 
     def _write_aside(self, *, everything: bool = False) -> None:
         """What hangs on rows that are stored, and holds up no others."""

@@ -1,9 +1,13 @@
+import contextlib
+
 import pytest
 from django.db import transaction
 
 from accounts import epoch
 from accounts.epoch import EpochNotPublished
 from accounts.models import Plan, ProxyKey, User
+from proxy.tests.limits_redis import RedisServer
+from tests.service import until
 
 
 @pytest.fixture
@@ -48,6 +52,16 @@ def test_it_says_so_when_redis_cannot_be_told(owner, redis_away, committed):
     with pytest.raises(EpochNotPublished, match="Saved, but the workers were not told"), committed():
         epoch.bump_user(owner)
     assert User.objects.get(pk=owner.pk).epoch == 2
+
+
+def test_it_asks_the_address_anew_once_what_answered_there_may_only_be_read(settings):
+    with contextlib.closing(RedisServer()) as server, server.client() as client:
+        settings.REDIS_URL = server.url
+        epoch.publish(["before"])
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        with pytest.raises(EpochNotPublished):
+            epoch.publish(["after"])
+        until(lambda: len(client.client_list(_type="normal")) == 1, "nobody but this client is connected")
 
 
 def test_it_counts_two_changes_made_from_old_copies_as_two(owner, db):

@@ -11,6 +11,7 @@ from django.test import Client
 
 from aiproxy import health
 from aiproxy.health import Probe
+from proxy.tests.limits_redis import RedisServer
 from vault.models import ApiKey
 
 
@@ -58,6 +59,21 @@ def test_it_asks_the_real_database_and_no_redis_when_there_is_none(client, setti
 def test_it_asks_the_real_redis(settings):
     settings.REDIS_URL = os.environ["TEST_REDIS_URL"]
     assert health.REDIS.state() == "ok"
+
+
+@pytest.fixture
+def redis_server():
+    server = RedisServer()
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize("fault", [("REPLICAOF", "127.0.0.1", "1"), ("CONFIG", "SET", "maxmemory", "1")])
+def test_it_says_that_redis_is_down_when_it_takes_no_keys(settings, redis_server, fault):
+    settings.REDIS_URL = redis_server.url
+    with redis_server.client() as client:
+        client.execute_command(*fault)
+    assert health.REDIS.state() == "down"
 
 
 def test_it_says_that_redis_is_down(settings):

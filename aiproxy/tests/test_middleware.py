@@ -3,7 +3,7 @@ import re
 import uuid
 
 import pytest
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError, connection
 from django.http import HttpResponse
 from django.test import Client, RequestFactory
 from django.urls import path
@@ -264,3 +264,16 @@ def test_it_takes_a_pool_that_is_exhausted_for_an_absent_database():
     assert issubclass(PoolTimeout, DriverError)  # which Django raises as its own OperationalError
     assert errors.is_database_away(OperationalError())
     assert not errors.is_database_away(ValueError())
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db
+def test_it_asks_a_database_that_was_away_within_the_time_that_a_request_waits():
+    from psycopg_pool.base import AttemptWithBackoff
+
+    pool = connection.pool
+    attempt, now = AttemptWithBackoff(timeout=pool.reconnect_timeout), 1.0
+    while not attempt.time_to_give_up(now):
+        attempt.update_delay(now)
+        now += attempt.delay
+        assert attempt.delay <= pool.timeout

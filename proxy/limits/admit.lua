@@ -22,7 +22,7 @@ local accounts = {}
 local function read_epochs()
   for place = 1, n do
     if not values[place] then
-      values[place] = string.format('%013x%03x', session, batch % 4096)
+      values[place] = string.format('%013x%03x', session, batch)
       redis.call('SET', KEYS[place], values[place], 'EX', EPOCH_LIFE)
     end
   end

@@ -7,7 +7,7 @@ by them. While `degraded`, epochs are () and nothing is ever "stale": the caller
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from proxy.limits import Admission, Ask, LimiterAway
 from proxy.limits.memory import MemoryLimiter
@@ -43,7 +43,9 @@ class GuardedLimiter:
         self._changed_at = time.monotonic()
         self._probe: asyncio.Task[None] | None = None
         self._renewal: asyncio.Task[None] | None = None
+        self._by_memory: dict[Hashable, Ask] = {}  # admitted there, and not settled yet
         redis.on_lost = self._away
+        redis.adopted = self._hand_over
 
     async def start(self) -> None:
         """Connect before the first request; without Redis, start degraded."""
@@ -59,9 +61,13 @@ class GuardedLimiter:
                 return await self._redis.admit(ask)
             except LimiterAway as exc:
                 self._away(str(exc))
-        return await self._memory.admit(ask)
+        admission = await self._memory.admit(ask)
+        if admission.verdict == "ok" and any(limit.holds for limit in ask.limits):
+            self._by_memory[ask.request_id] = ask
+        return admission
 
     def settle(self, ask: Ask, tokens: int) -> None:
+        self._by_memory.pop(ask.request_id, None)
         (ask.owner or self._redis).settle(ask, tokens)
 
     async def read_epochs(self, keys: Sequence[str]) -> tuple[str, ...]:
@@ -118,6 +124,13 @@ class GuardedLimiter:
         logger.warning("Redis at %s is back after %.1f s: limits are common again", self._redis.address, away)
         self._change(degraded=False)
 
+    def _hand_over(self) -> Iterable[Ask]:
+        """What memory let in and goes on counts in Redis from now on: nobody is to be let in there beside it."""
+        asks, self._by_memory = self._by_memory, {}
+        for ask in asks.values():
+            self._memory.settle(ask, ask.tokens)
+        return asks.values()
+
     def _told_reconnect(self) -> bool:
         try:
             for callback in self.on_reconnect:
@@ -131,7 +144,7 @@ class GuardedLimiter:
 
     def _change(self, *, degraded: bool) -> None:
         if degraded:
-            self._memory.take_over(self._redis.seen)
+            self._memory.take_over(self._redis.seen, self._redis.under_way)
         self.degraded, self.tells_epochs = degraded, not degraded
         self.switches += 1
         self._changed_at = time.monotonic()

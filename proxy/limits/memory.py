@@ -68,6 +68,10 @@ class _Account:
         return self.at + max(requests, tokens)
 
 
+def _nothing(scope: str) -> int:
+    return 0
+
+
 class MemoryLimiter:
     """Enforces each limit divided by `share`, at least 1 of it: `share` workers go on without a common count."""
 
@@ -85,6 +89,7 @@ class MemoryLimiter:
         self._clock = clock
         self._accounts: dict[str, _Account] = {}
         self._seen: Callable[[str], Seen | None] | None = None
+        self._under_way: Callable[[str], int] = _nothing
         self._taken_over_at = -1
 
     def __len__(self) -> int:
@@ -94,9 +99,10 @@ class MemoryLimiter:
     def now_ms(self) -> int:
         return self._clock() // 1_000_000
 
-    def take_over(self, seen: Callable[[str], Seen | None]) -> None:
-        """Go on, now, from the levels that another limiter left: a switch to this one hands out no second burst."""
-        self._seen = seen
+    def take_over(self, seen: Callable[[str], Seen | None], under_way: Callable[[str], int] = _nothing) -> None:
+        """Go on, now, from the levels that another limiter left, beside what it let in here and goes on: a switch to
+        this one hands out no second burst."""
+        self._seen, self._under_way = seen, under_way
         self._taken_over_at = self.now_ms()
 
     async def admit(self, ask: Ask) -> Admission:
@@ -104,7 +110,7 @@ class MemoryLimiter:
         now = self.now_ms()
         held = len(self._accounts)
         accounts = [self._open(limit, now) for limit in ask.limits]
-        admission = _denial(ask, accounts)
+        admission = _denial(ask, accounts, self._under_way)
         if admission is None:
             admission = Admission("ok")
             for account in accounts:
@@ -185,7 +191,7 @@ class MemoryLimiter:
                 self._accounts[scope] = account
 
 
-def _denial(ask: Ask, accounts: list[_Account]) -> Admission | None:
+def _denial(ask: Ask, accounts: list[_Account], under_way: Callable[[str], int]) -> Admission | None:
     tokens = ask.tokens
     for account in accounts:
         if account.limit.tpm is not None and tokens > account.limit.tpm:
@@ -199,7 +205,7 @@ def _denial(ask: Ask, accounts: list[_Account]) -> Admission | None:
             need = (tokens if tokens < account.tpm else account.tpm) * UNITS
             if account.tokens < need:
                 denial = _longer(denial, account, "tokens", _until(need, account.tokens, account.tpm))
-        if account.parallel is not None and account.live() >= account.parallel:
+        if account.parallel is not None and account.live() + under_way(account.limit.scope) >= account.parallel:
             denial = _longer(denial, account, "parallel", PARALLEL_RETRY_MS)
     return denial
 

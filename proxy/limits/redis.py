@@ -14,6 +14,7 @@ holds of it (resume.lua), and the difference is given back.
 import asyncio
 import secrets
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from hashlib import sha1
@@ -169,6 +170,7 @@ class _Hold:
 class RedisLimiter:
     """`timeout`: seconds until a missing reply means that Redis is away. `on_lost(reason)`: the connection went.
 
+    `adopted()`: what another limiter let in meanwhile, and goes on; asked before a new connection is told what does.
     `failures` counts what ended in LimiterAway.
     """
 
@@ -187,6 +189,7 @@ class RedisLimiter:
         self.address = Address.parse(url)
         self.failures = 0
         self.on_lost: Callable[[str], None] | None = None
+        self.adopted: Callable[[], Iterable[Ask]] = tuple
         self.session = _new_session()
         self._timeout = timeout
         self._connect_timeout = connect_timeout
@@ -200,6 +203,7 @@ class RedisLimiter:
         self._commands: dict[int, _Command] = {}
         # Admitted here and not settled yet, by request id.
         self._held: dict[Hashable, Ask] = {}
+        self._under_way: Counter[str] = Counter()  # of them, by scope; kept while there is no connection
         # What the next session has to know: its own number, lost calls, and what ended while there was no connection.
         self._next_session = _new_session()
         self._lost_batches: list[_Batch] = []
@@ -238,6 +242,7 @@ class RedisLimiter:
         ask.prepared.under_way -= 1
         if self._connection is None:
             self._ended.append((self.next_number(), ask, tokens))
+            self._under_way.subtract(limit.scope for limit in ask.limits)
             return
         command: _Command = ask.prepared
         batch = command.batch or self._begin(self._connection, command)
@@ -270,6 +275,10 @@ class RedisLimiter:
         at, limit, reply, place = entry
         requests, tokens = _LEVELS.unpack_from(reply, place)
         return Seen(None if limit.rpm is None else requests, None if limit.tpm is None else tokens, at)
+
+    def under_way(self, scope: str) -> int:
+        """How many requests that were admitted here go on, while there is no connection."""
+        return self._under_way[scope]
 
     async def connect(self) -> None:
         """One attempt (for all who call meanwhile), unless connected. LimiterAway says why not."""
@@ -381,6 +390,8 @@ class RedisLimiter:
         try:
             self._load_scripts(connection)
             await self._write(connection)
+            for ask in self.adopted():
+                self._adopt(ask)
             await self._take_over(connection)
             connection.hurry(self._timeout)
             # Again, in the time that a request would have: a Redis that is slow is still away.
@@ -396,6 +407,12 @@ class RedisLimiter:
         for _, ask, tokens in ended:  # since Redis was told that they are under way
             self._hold(ask)
             self.settle(ask, tokens)
+
+    def _adopt(self, ask: Ask) -> None:
+        ask.owner, ask.prepared = self, self._command(ask)
+        if ask.prepared.holds:
+            self._hold(ask)
+            self._under_way.update(limit.scope for limit in ask.limits)
 
     async def _take_over(self, connection: Connection) -> None:
         """Until it succeeds the next session's number stays the same: an attempt may have come half way."""
@@ -440,6 +457,7 @@ class RedisLimiter:
     def _lost(self, connection: Connection, reason: str) -> None:
         if connection is self._connection:
             self._connection = None
+            self._under_way = Counter(limit.scope for ask in self._held.values() for limit in ask.limits)
             if self.on_lost is not None:
                 self.on_lost(reason)
 

@@ -132,4 +132,4 @@ def server() -> Iterator[RedisServer]:
     """A Redis of the test's own."""
     server = RedisServer()
     yield server
-    server.remove()
+    server.close()

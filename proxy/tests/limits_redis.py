@@ -110,7 +110,7 @@ class RedisServer:
     def client(self) -> "redis.Redis":
         return redis.Redis(port=self.port, decode_responses=True)
 
-    def remove(self) -> None:
+    def close(self) -> None:
         self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
 

@@ -164,7 +164,7 @@ def redis(plane_settings) -> Iterator[RedisServer]:
     server = RedisServer()
     plane_settings.REDIS_URL = server.url
     yield server
-    server.remove()
+    server.close()
 
 
 @pytest.mark.data_plane(AIPROXY_REDIS_TIMEOUT=0.5)

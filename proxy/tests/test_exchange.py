@@ -246,6 +246,7 @@ async def test_it_needs_no_collector_to_forget_a_request_that_failed(client, pro
     provider.default = failure
     if failure is None:  # nobody is there
         await provider.stop()
+    gc.collect()  # what tests before this one have left
     gc.disable()
     try:
         with contextlib.suppress(httpx.RemoteProtocolError):

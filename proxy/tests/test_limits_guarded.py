@@ -131,7 +131,35 @@ async def test_it_hands_out_no_second_burst_at_the_switch(limiter: GuardedLimite
     assert count <= 1 + (time.monotonic() - started) * 25 / 60
 
 
-async def test_it_settles_in_memory_what_memory_admitted_also_when_redis_is_back(
+async def test_it_lets_nobody_in_beside_what_redis_let_in_here_and_goes_on(
+    limiter: GuardedLimiter, server: RedisServer
+) -> None:
+    limits = (Limit("user:p", max_parallel=8),)
+    asks = [Ask(f"running {number}", limits, 0) for number in range(3)]
+    for ask in asks:
+        await limiter.admit(ask)
+    server.stop()
+    assert (await limiter.admit(Ask("next", limits, 0))).kind == "parallel"  # our share is two
+    for ask in asks[:2]:
+        limiter.settle(ask, 0)
+    assert [(await limiter.admit(Ask(name, limits, 0))).verdict for name in ("next", "third")] == ["ok", "limited"]
+
+
+async def test_it_tells_redis_what_memory_let_in_and_goes_on(limiter: GuardedLimiter, server: RedisServer) -> None:
+    server.stop()
+    ask = Ask("a", PARALLEL, 200)
+    await limiter.admit(ask)
+    server.start()
+    await until(lambda: not limiter.degraded)
+    other = RedisLimiter(server.url, PATIENCE)
+    assert (await other.admit(Ask("b", PARALLEL, 1))).kind == "parallel"
+    limiter.settle(ask, 10_000)
+    await limiter.read_epochs(KEYS)
+    assert (await other.admit(Ask("c", PARALLEL, 1))).kind == "tokens"
+    await other.close()
+
+
+async def test_it_settles_what_memory_admitted_also_when_redis_is_back(
     limiter: GuardedLimiter, server: RedisServer
 ) -> None:
     server.stop()

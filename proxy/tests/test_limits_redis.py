@@ -99,6 +99,16 @@ async def test_it_reads_epochs_the_same_from_every_worker(prefix: str, limiter: 
     assert await limiter.read_epochs(()) == ()
 
 
+async def test_it_never_gives_an_epoch_that_was_lost_the_value_it_had(
+    prefix: str, limiter: RedisLimiter, client: "redis.Redis"
+) -> None:
+    keys = (prefix + "epoch:key",)
+    before = await limiter.read_epochs(keys)
+    client.delete(*keys)
+    limiter._number += 4_095
+    assert await limiter.read_epochs(keys) != before
+
+
 async def test_it_tells_epochs_without_comparing_when_none_are_given(prefix: str, limiter: RedisLimiter) -> None:
     keys = (prefix + "epoch:key",)
     got = await limiter.admit(Ask("a", BOTH, 0, keys, None))
@@ -416,7 +426,7 @@ async def test_it_authenticates_and_selects_its_database() -> None:
             await RedisLimiter(f"redis://:wrong@127.0.0.1:{server.port}").connect()
         assert "wrong" not in str(refused.value)
     finally:
-        server.remove()
+        server.close()
 
 
 async def test_it_connects_over_a_unix_socket(server: RedisServer) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import pickle
+import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +11,7 @@ import pytest
 
 from usage import exporter
 from usage.export import Download
+from usage.tests.conftest import wait_until
 
 
 def numbers(count):
@@ -62,6 +64,24 @@ def test_exports_do_not_wait_for_one_another(serving):
     first, second = exporter.pieces(numbers, 9), exporter.pieces(numbers, 9)
     assert [next(first), next(second), next(first)] == [b"0\n", b"0\n", b"1\n"]
     assert len([*first, *second]) == 7 + 8
+
+
+begun: queue.SimpleQueue[None] = queue.SimpleQueue()
+go_on = threading.Event()
+
+
+def held_up():
+    begun.put(None)
+    go_on.wait(10)
+    yield b"."
+
+
+def test_no_more_pieces_are_made_at_a_time_than_there_are_connections_for(serving):
+    exports = [exporter.pieces(held_up) for _ in range(exporter.TURNS + 4)]
+    wait_until(lambda: len(at_work()) == len(exports) and begun.qsize() >= exporter.TURNS)
+    assert begun.qsize() == exporter.TURNS
+    go_on.set()
+    assert [list(export) for export in exports] == [[b"."]] * len(exports)
 
 
 def test_an_order_waits_for_the_exporter_to_begin(channel):

@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 
 from accounts.ids import uuid7
 from accounts.models import User
-from usage import delivery
+from usage import delivery, shipper
 from usage.models import Outcome, ProxyRequest, UsageHour
 from usage.records import Attempt, encode
 from usage.shipper import BATCH, Shipper, ShipperBusy
@@ -247,6 +247,19 @@ def test_it_refuses_a_second_shipper(journal, directory):
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(delivery, "BACKOFF", (0.001, 0.002))
+
+
+def test_it_stores_what_many_small_segments_hold_together(directory, monkeypatch):
+    monkeypatch.setattr(shipper, "BATCH", 10)
+    directory.mkdir()
+    for number in range(12):  # two writers, each segment of one exchange and of one that was interrupted
+        name = f"{'ab'[number % 2] * 16}-{number:08d}.sealed"
+        (directory / name).write_bytes(encode(an_end()) + encode(a_begin()))
+
+    steps = Counter()
+    Shipper(directory, step=lambda name: steps.update([name])).run_once()
+    assert (ProxyRequest.objects.count(), steps["committed"], steps["deleted"]) == (24, 3, 12)
+    assert sums_match_rows() and sorted(os.listdir(directory)) == ["shipper.lock"]
 
 
 def test_it_waits_for_a_database_that_is_away(journal, directory, quick):
