@@ -98,7 +98,9 @@ def store(batch: Sequence[Row], step: Callable[[str], None]) -> Stored:
     """
     by_id: dict[UUID, Row] = {}
     for row in batch:
-        by_id.setdefault(row.end.id, row)
+        kept = by_id.setdefault(row.end.id, row)
+        if kept.end.outcome == Outcome.INTERRUPTED:
+            by_id[row.end.id] = row
     stored = Stored()
     with transaction.atomic():
         anonymity.forget_the_deleted([row.end for row in by_id.values()])

@@ -12,11 +12,12 @@ import pytest
 from django.db import OperationalError, connection
 from prometheus_client import REGISTRY
 
-from accounts.ids import uuid7
+from accounts.ids import made_at, uuid7
 from accounts.models import User
-from usage import delivery, shipper
+from usage import delivery, partitions, shipper
 from usage.models import Outcome, ProxyRequest, UsageHour
 from usage.records import Attempt, encode
+from usage.rows import Row, interrupted, store
 from usage.shipper import BATCH, Shipper, ShipperBusy
 from usage.tests.conftest import PROXY_KEY, USER, a_begin, an_end, exchange, rows, seal, sums_match_rows
 
@@ -174,6 +175,16 @@ def test_it_never_lets_an_interrupted_row_replace_a_real_one(directory, new_jour
 
     Shipper(directory).run_once()
     assert rows()[id].outcome == "ok"
+    assert sums_match_rows()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_it_stores_the_real_one_of_two_ends_whichever_comes_first(order):
+    begun = a_begin()
+    partitions.ensure(connection, [partitions.month_of(made_at(begun.id))])
+    store([Row(an_end(begun.id), "one"), Row(interrupted(begun), "other")][::order], lambda step: None)
+
+    assert (rows()[begun.id].outcome, rows()[begun.id].writer) == ("ok", "one")
     assert sums_match_rows()
 
 
