@@ -97,7 +97,7 @@ def test_the_schema_of_the_next_release_is_applied_under_traffic(person):
     service = person.service
     with psycopg.connect(service.environment["DATABASE_URL"]) as reader, Traffic(person) as traffic:
         reader.execute("SELECT count(*) FROM users")  # as a dump, or a long report: it keeps its lock
-        migration = migrate(service, "--lock-timeout", "0.2", **NEXT_RELEASE)
+        migration = migrate(service, "next_release", "0001", "--lock-timeout", "0.2", **NEXT_RELEASE)
         assert "trying again" in migration.stdout.readline()
         traffic.goes_on()
         reader.rollback()
@@ -113,6 +113,19 @@ def test_the_schema_of_the_next_release_is_applied_under_traffic(person):
     service.start()
     assert person.chat().status == 200
     until(lambda: len(person.requests()) == traffic.seen["chat"] + 1, "its row")
+
+
+def test_a_migration_gives_way_to_a_request_before_they_wait_for_each_other(person):
+    migrate(person.service, "next_release", "0001", **NEXT_RELEASE).communicate(timeout=PATIENCE)
+    url = person.service.environment["DATABASE_URL"]
+    with psycopg.connect(url) as request, psycopg.connect(url, autocommit=True) as watch:
+        request.execute("SELECT count(*) FROM users")
+        migration = migrate(person.service, **NEXT_RELEASE)
+        until(lambda: watch.execute("SELECT FROM pg_locks WHERE NOT granted").fetchone() is not None, "it waits")
+        assert request.execute("SELECT count(*) FROM plans").fetchone()  # which the migration has changed
+        assert "trying again" in migration.stdout.readline()
+    migration.communicate(timeout=PATIENCE)
+    assert migration.returncode == 0
 
 
 # --- A backup, and what it is worth --------------------------------------------------------------------------------

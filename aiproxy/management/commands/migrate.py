@@ -12,9 +12,12 @@ from psycopg.errors import LockNotAvailable
 
 from aiproxy.checks import check_data_directory
 
-PATIENCE = 5.0  # seconds
+# Seconds. Who waits behind us takes the database to be away after AIPROXY_DATABASE_TIMEOUT, and PostgreSQL ends one of
+# two that wait for each other after 1 (deadlock_timeout): we give way before either.
+PATIENCE = 0.5
+PAUSE = 10  # times as long
 LONGEST = 86_400
-TRIES = 12
+TRIES = 24
 
 
 class Command(migrate.Command):
@@ -51,8 +54,9 @@ class Command(migrate.Command):
                         f"No lock within {options['lock_timeout']:g} s, {TRIES} times over. Something holds its table "
                         "for long: see pg_stat_activity, end that, and run this again; what is applied stays applied."
                     ) from error
-                self.stderr.write(f"No lock within {options['lock_timeout']:g} s; trying again in as many …")
-                time.sleep(options["lock_timeout"])  # whoever waited behind us goes first
+                pause = PAUSE * options["lock_timeout"]  # whoever waited behind us goes first
+                self.stderr.write(f"No lock within {options['lock_timeout']:g} s; trying again in {pause:g} s …")
+                time.sleep(pause)
 
     def _migrate(self, *args: Any, **options: Any) -> None:
         connection = connections[options["database"]]

@@ -42,7 +42,7 @@ class Command(BaseCommand):
         try:
             if since is not None and until is not None:
                 start, end = parse_moment(since), parse_moment(until, closes=True)
-                if start > end:
+                if start >= end:  # the end of a day is the next one's beginning
                     raise CommandError("--from is after --to.")
                 return rebuild.between(start, end)
             first, last = (parse_moment(text) if text is not None else None for text in (since, until))

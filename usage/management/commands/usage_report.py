@@ -28,7 +28,7 @@ class Command(BaseCommand):
             start = parse_moment(since) if since is not None else end - PERIOD
         except (ValueError, OverflowError) as error:
             raise CommandError(f"--from or --to: {error}") from error
-        if start > end:
+        if start >= end:  # the end of a day is the next one's beginning
             raise CommandError("--from is after --to.")
         user = user_of(options["user"]) if options["user"] is not None else None
         found = queries.summary(user.pk if user else None, start, end, options["group_by"])
