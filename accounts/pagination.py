@@ -35,16 +35,16 @@ class Keyset(BasePagination):
             older = Q(created_at__lt=created_at) | Q(created_at=created_at, id__lt=id)
             queryset = queryset.filter(Q(created_at__lte=created_at) & older)
         rows = list(queryset.order_by("-created_at", "-id")[: size + 1])
-        self._next = None
+        self.next_link: str | None = None
         if len(rows) > size:
             rows = rows[:size]
-            self._next = replace_query_param(request.build_absolute_uri(), "cursor", _encode(rows[-1]))
+            self.next_link = replace_query_param(request.build_absolute_uri(), "cursor", _encode(rows[-1]))
         self._rows = rows
         return rows
 
     def get_paginated_response(self, data: Any) -> Response:
         self._rows.clear()  # a serializer knows itself, in circles: they would stay until the collector comes
-        return Response({"results": data, "next": self._next})
+        return Response({"results": data, "next": self.next_link})
 
     def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
         following = {"type": ["string", "null"], "format": "uri"}
