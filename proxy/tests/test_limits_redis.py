@@ -77,12 +77,20 @@ async def test_it_says_stale_when_an_epoch_changed_and_takes_nothing(
     assert (await limiter.admit(Ask("c", BOTH, 10, keys, got.epochs))).remaining_requests == 48
 
 
-async def test_it_creates_an_epoch_that_is_missing_and_says_stale(
+async def lose_an_epoch(
     prefix: str, limiter: RedisLimiter, client: "redis.Redis"
-) -> None:
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Its key, and the value that it had."""
     keys = (prefix + "epoch:key",)
     epochs = await limiter.read_epochs(keys)
     client.delete(*keys)
+    return keys, epochs
+
+
+async def test_it_creates_an_epoch_that_is_missing_and_says_stale(
+    prefix: str, limiter: RedisLimiter, client: "redis.Redis"
+) -> None:
+    keys, epochs = await lose_an_epoch(prefix, limiter, client)
     got = await limiter.admit(Ask("a", (), 0, keys, epochs))
     assert got.verdict == "stale"
     assert got.epochs == (client.get(keys[0]),) != epochs
@@ -102,9 +110,7 @@ async def test_it_reads_epochs_the_same_from_every_worker(prefix: str, limiter: 
 async def test_it_never_gives_an_epoch_that_was_lost_the_value_it_had(
     prefix: str, limiter: RedisLimiter, client: "redis.Redis"
 ) -> None:
-    keys = (prefix + "epoch:key",)
-    before = await limiter.read_epochs(keys)
-    client.delete(*keys)
+    keys, before = await lose_an_epoch(prefix, limiter, client)
     limiter._number += 4_095
     assert await limiter.read_epochs(keys) != before
 
