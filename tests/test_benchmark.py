@@ -21,10 +21,12 @@ ROOT = Path(__file__).resolve().parent.parent
 def provider():
     port = free_port()
     process = subprocess.Popen([sys.executable, "-m", "benchmarks.provider", str(port)], cwd=ROOT)
-    until(lambda: answers(port), "the provider answers")
-    yield Endpoint(port)
-    process.terminate()
-    process.wait(10)
+    try:
+        until(lambda: answers(port), "the provider answers")
+        yield Endpoint(port)
+    finally:
+        process.terminate()
+        process.wait(10)
 
 
 def answers(port):
